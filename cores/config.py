@@ -1,0 +1,67 @@
+"""The engine's configuration: one frozen object from which every width and depth comes."""
+
+from dataclasses import asdict, dataclass
+import hashlib
+import json
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Sizes of one engine. Units are in the field comments; lane counts are int8 lanes.
+
+    Raises ValueError with the value, the limit and the remedy when the sizes do not fit together.
+    """
+
+    k_lanes: int = 16          # input channels multiplied a cycle; a memory word is k_lanes bytes
+    n_lanes: int = 8           # output channels a cycle at W8A8 (twice that at W4A8)
+    spm_words: int = 4096      # scratchpad (activations), words of k_lanes bytes
+    wbuf_words: int = 2048     # weight buffer, words of k_lanes bytes
+    acc_words: int = 1024      # accumulator entries of n_lanes x int32 in each of the two halves
+    param_words: int = 256     # parameter records of n_lanes output channels
+    stat_words: int = 128      # per-channel statistics, records of n_lanes channels
+    row_words: int = 1024      # per-row coefficients (softmax, LayerNorm)
+    queue_depth: int = 4       # descriptors waiting in each queue
+    dma_depth: int = 64        # DRAM words in flight in LOAD
+    name: str = "ecpix5"       # preset
+
+    def __post_init__(self):
+        if self.k_lanes != 2 * self.n_lanes:
+            raise ValueError(f"k_lanes={self.k_lanes} must be twice n_lanes={self.n_lanes}: "
+                             "a memory word holds two output groups; change one of them")
+        for name in ("k_lanes", "spm_words", "wbuf_words", "acc_words", "param_words", "stat_words", "row_words"):
+            value = getattr(self, name)
+            if value & (value - 1) or not 2 <= value <= 1 << 15:
+                raise ValueError(f"{name}={value} must be a power of two in 2..32768")
+        if self.n_lanes != 8:
+            raise ValueError(f"n_lanes={self.n_lanes}: only 8 is supported, because a parameter record "
+                             "holds 8 lanes")
+
+    @property
+    def word_bytes(self):
+        """Bytes of a memory word and of a DRAM word."""
+        return self.k_lanes
+
+    @property
+    def word_bits(self):
+        return 8 * self.k_lanes
+
+    @property
+    def half_bits(self):
+        """Bits of a half word: one group of n_lanes int8 values."""
+        return 8 * self.n_lanes
+
+    @property
+    def peak_macs(self):
+        """int8 x int8 multiply-accumulates a cycle (twice that at W4A8)."""
+        return self.k_lanes * self.n_lanes
+
+    @property
+    def hash(self):
+        """32-bit identity of what a program depends on; stored in .ldp files and in a CSR."""
+        facts = {k: v for k, v in asdict(self).items() if k not in ("name", "queue_depth", "dma_depth")}
+        return int.from_bytes(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()[:4], "little")
+
+
+PRESETS = {
+    "ecpix5": EngineConfig(),
+}
