@@ -3,11 +3,13 @@
 On-chip memories answer a granted access in the next cycle and cannot be held off: whoever asks takes the data.
 """
 
+from types import SimpleNamespace
+
 from migen import *
 
 from litex.soc.interconnect import stream
 
-from litediffusion.cores.isa import DESC_BITS
+from litediffusion.cores.isa import DESC_BITS, layout
 
 
 class MemoryPort(Record):
@@ -29,3 +31,8 @@ class DescriptorSink(stream.Endpoint):
 
     def __init__(self):
         stream.Endpoint.__init__(self, [("desc", DESC_BITS), ("index", 16)])
+
+
+def descriptor_fields(desc, op):
+    """The fields of instruction ``op`` in a descriptor signal, as slices by name (unsigned, also signed fields)."""
+    return SimpleNamespace(**{f.name: desc[bit:bit + f.bits] for f, bit in layout(op)})

@@ -5,6 +5,7 @@ the rest of the system is in that header, so that C and Python cannot disagree.
 """
 
 import argparse
+from pathlib import Path
 import sys
 
 from litediffusion.cores import isa
@@ -19,6 +20,7 @@ SELFTEST_BYTES = 0x1000
 SELFTEST_SOURCE = 0x400
 SELFTEST_TARGET = 0x800
 SELFTEST_WORDS = 16
+SELFTEST_WATCHDOG = 100_000   # cycles
 
 
 def selftest_program(config):
@@ -68,7 +70,7 @@ def _limits(config):
         "MAX_DESCRIPTORS": (1 << bits["program_len"]) - 1, "MAX_INDEX": (1 << bits["index_label"]) - 1,
         "TOKENS": isa.TOKENS, "QUEUES": len(isa.QUEUES), "QUEUE_COUNTERS": len(QUEUE_COUNTERS),
         "SELFTEST_BYTES": SELFTEST_BYTES, "SELFTEST_SOURCE": SELFTEST_SOURCE, "SELFTEST_TARGET": SELFTEST_TARGET,
-        "SELFTEST_WORDS": SELFTEST_WORDS,
+        "SELFTEST_WORDS": SELFTEST_WORDS, "SELFTEST_WATCHDOG": SELFTEST_WATCHDOG,
     }
     return [_define(name, value) for name, value in values.items()] + \
            [_define(f"STATUS_{name.upper()}", 1 << bit) for bit, name in enumerate(STATUS_BITS)]
@@ -112,8 +114,9 @@ def main(argv=None):
     if args.output is None:
         sys.stdout.write(text)
         return
-    with open(args.output, "w", encoding="utf-8") as file:
-        file.write(text)
+    path = Path(args.output)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:   # an unchanged header recompiles nothing
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ static void text_number(struct text *t, uint32_t value)
 
 bool fault_set(struct fault *f, uint32_t error, uint32_t value, uint32_t limit)
 {
+	bool exact = error == LDI_ERROR_BAD_ABI || error == LDI_ERROR_WRONG_CONFIG || error == LDI_ERROR_SELFTEST;
+
 	fault_clear(f);
 	f->error = error;
 	f->info[0] = value;
@@ -28,7 +30,7 @@ bool fault_set(struct fault *f, uint32_t error, uint32_t value, uint32_t limit)
 	text_str(&f->text, explain_error(error));
 	text_str(&f->text, ": got ");
 	text_number(&f->text, value);
-	text_str(&f->text, ", limit ");
+	text_str(&f->text, exact ? ", expected " : ", limit ");
 	text_number(&f->text, limit);
 	return false;
 }

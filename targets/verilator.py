@@ -62,7 +62,7 @@ def build(verilog, cpp, build_dir, top, *, shared=False, flags=(), cflags=(), ld
     headers = [h for folder in include for h in sorted(folder.glob("*.h"))]
     model_key = _digest(verilog, [top, *VERILATOR_FLAGS, *flags, cxx, OPT_FAST, *common])
     key = _digest([*cpp, *headers], [model_key, *ldflags])
-    with _locked(build_dir / ".lock"):
+    with locked(build_dir / ".lock"):
         if not _is_current(build_dir / "model.key", model_key):
             _build_model(verilog, build_dir, top, flags, cxx, common)
             (build_dir / "model.key").write_text(model_key)
@@ -132,7 +132,7 @@ def _is_current(stamp, key):
 
 
 @contextmanager
-def _locked(path):
+def locked(path):
     """Hold an advisory lock; parallel test processes build once."""
     with open(path, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

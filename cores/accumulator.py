@@ -1,0 +1,82 @@
+"""The accumulator memory: 2 halves of acc_words entries of n_lanes int32, shared by GEMM and POST.
+
+    entry e of half h:  acc[h][e][n] = (overwrite ? 0 : acc[h][e][n]) + value[h][n]    modulo 2^32
+
+Each half is two block RAMs with one read and one write port, for even and odd entries. GEMM walks consecutive
+entries, so it uses one of them a cycle, and POST reads the other one without any rule for the compiler: two
+sequential walks fall into step after one cycle.
+"""
+
+from migen import *
+
+from litediffusion.cores.gemm_address import mac_layout
+
+ACC_BITS = 32
+
+
+class Accumulator(Module):
+    """Read-modify-write of one entry a cycle for GEMM, which is never held off; reads for POST in the gaps.
+
+    mac    : control of the word whose sums come with the next cycle; GEMM reads the entry now
+    values : (low, high) sums by lane, valid one cycle after ``mac``; low goes to the addressed half, and at W4 low
+             to half 0 and high to half 1
+    commit : control of the word written in this cycle; ``we`` lets it (two cycles after ``mac``)
+    post   : MemoryPort of entries (half = top bit), read only
+
+    An entry written for ``mac`` of cycle t is seen by reads from cycle t + MIN_REUSE on.
+    """
+
+    def __init__(self, config, low, high, post):
+        self.mac    = Record(mac_layout(config))
+        self.commit = Record(mac_layout(config))
+        self.we     = Signal()
+
+        # # #
+
+        self.width = ACC_BITS * config.n_lanes
+        self.summed = Record(mac_layout(config), name="summed")
+        self.sync += [self.summed.eq(self.mac), self.commit.eq(self.summed)]
+        reads = [[Signal(name=f"reads_{half}{bank}") for bank in range(2)] for half in range(2)]
+        self.comb += [reads[half][bank].eq(self.mac.valid & ~self.mac.overwrite & self.uses(self.mac, half, bank))
+                      for half in range(2) for bank in range(2)]
+        post_half, post_bank = post.adr[-1], post.adr[0]
+        busy = Array(Array(row) for row in reads)[post_half][post_bank]
+        self.comb += post.ready.eq(~busy)
+        self.sync += post.rvalid.eq(post.valid & ~busy)
+        rams = [[self.add_ram(config, half, bank, reads[half][bank], post) for bank in range(2)] for half in range(2)]
+        selected = Signal(2)
+        self.sync += selected.eq(Cat(post_bank, post_half))
+        self.comb += post.dat_r.eq(Array(rams[half][bank].dat_r for half in range(2) for bank in range(2))[selected])
+        for half, values in enumerate((low, high)):
+            self.add_sums(half, values, rams[half])
+
+    def uses(self, mac, half, bank):
+        """1 when the word's entry is in this RAM."""
+        return (mac.entry[0] == bank) & (mac.w4 | (mac.entry[-1] == half))
+
+    def add_ram(self, config, half, bank, gemm_reads, post):
+        """One RAM; returns its read port and write port in a record-like object."""
+        memory = Memory(self.width, config.acc_words // 2, name=f"acc_{half}{bank}")
+        read   = memory.get_port(has_re=True, mode=READ_FIRST)
+        write  = memory.get_port(write_capable=True, mode=NO_CHANGE)
+        self.specials += memory, read, write
+        self.comb += [
+            read.adr.eq(Mux(gemm_reads, self.mac.entry[1:-1], post.adr[1:-1])),
+            read.re.eq(gemm_reads | (post.valid & (post.adr[0] == bank) & (post.adr[-1] == half))),
+            write.adr.eq(self.commit.entry[1:-1]),
+            write.we.eq(self.we & self.uses(self.commit, half, bank)),
+        ]
+        read.write = write
+        return read
+
+    def add_sums(self, half, values, rams):
+        """old + value by lane, and the write data of this half's RAMs."""
+        mac, sums = self.summed, []
+        for n, value in enumerate(values):
+            lane  = slice(ACC_BITS * n, ACC_BITS * (n + 1))
+            old   = Signal((ACC_BITS, True), name=f"old_{half}_{n}")
+            total = Signal((ACC_BITS, True), name=f"total_{half}_{n}", reset_less=True)
+            self.comb += If(~mac.overwrite, old.eq(Mux(mac.entry[0], rams[1].dat_r[lane], rams[0].dat_r[lane])))
+            self.sync += If(mac.valid & (mac.w4 | (mac.entry[-1] == half)), total.eq(old + value))
+            sums.append(total)
+        self.comb += [ram.write.dat_w.eq(Cat(*sums)) for ram in rams]

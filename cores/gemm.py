@@ -1,0 +1,105 @@
+"""GEMM: implicit-im2col matrix products, bit-exact with gemm_model.py.
+
+    TileFetcher --tile--> PixelWalker --adr--> SPM --word--> DotArray --sums--> Accumulator <-- POST
+         ^ WBUF words          (shadow tile) ------------------^
+
+Throughput: one activation word (k_lanes x n_lanes int8 MACs, twice that at W4) a cycle; a tile of P output pixels
+takes max(P, n_lanes) cycles, and consecutive tiles and descriptors follow without a gap. Latency: about 20 cycles
+from an idle unit's descriptor to its first accumulator. The unit never stalls once a word is on its way.
+"""
+
+from functools import reduce
+from operator import or_
+
+from migen import *
+
+from litediffusion.cores.accumulator import Accumulator
+from litediffusion.cores.array import LATENCY, DotArray
+from litediffusion.cores.gemm_address import PixelWalker, TileFetcher, mac_layout
+from litediffusion.cores.isa import ERROR_CODE
+from litediffusion.cores.ports import DescriptorSink
+
+IN_FLIGHT_BITS = 4      # descriptors taken and not done: two waiting, one streaming, the rest in the pipeline
+
+
+class Gemm(Module):
+    """The GEMM unit.
+
+    sink : DescriptorSink; a descriptor is taken when its first weight tile can be fetched, before the earlier ones
+        are done.
+    spm, wbuf : SharedMemory whose private ports this unit owns.
+    post : MemoryPort of accumulator entries, read only (see Accumulator).
+    done : one pulse a descriptor, in order, in the cycle after its last accumulator was written.
+    error, error_code : one pulse (isa.ERROR_CODE) instead of ``done`` when a word's SPM, WBUF or accumulator
+        address is outside its memory. Words before it are written, it and later ones are not. Then the unit is
+        idle and takes nothing until ``halt``.
+    halt : drop all work; nothing is written and no ``done`` comes from the next cycle on. A descriptor is taken
+        again when the pipeline has drained (10 cycles).
+    active : work in flight. stall : active, but the array has no word in this cycle.
+    mac_valid, mac_w4 : the array has a word in this cycle.
+    """
+
+    def __init__(self, config, spm, wbuf, post):
+        self.halt       = Signal()
+        self.done       = Signal()
+        self.error      = Signal()
+        self.error_code = Signal(8, reset=ERROR_CODE["BUFFER_RANGE"])
+        self.active     = Signal()
+        self.stall      = Signal()
+        self.mac_valid  = Signal()
+        self.mac_w4     = Signal()
+
+        # # #
+
+        self.sink    = DescriptorSink()
+        self.flush   = Signal()
+        self.stopped = Signal()     # by an error, until halt
+        self.halted  = Signal()     # by halt, until the pipeline is empty
+        fetcher = self.submodules.fetcher = ResetInserter()(TileFetcher(config))
+        walker  = self.submodules.walker  = ResetInserter()(PixelWalker(config))
+        self.macs = [walker.mac] + [Record(mac_layout(config), name=f"array_mac{i}") for i in range(1, LATENCY)]
+        self.sync += [after.eq(before) for before, after in zip(self.macs, self.macs[1:])]
+        array = self.submodules.array = DotArray(config, fetcher.shadow, self.macs)
+        self.submodules.accumulator = Accumulator(config, array.low, array.high, post)
+        self.comb += [
+            self.sink.connect(fetcher.sink, omit={"valid", "ready"}),
+            fetcher.sink.valid.eq(self.sink.valid & ~self.flush), self.sink.ready.eq(fetcher.sink.ready & ~self.flush),
+            fetcher.reset.eq(self.flush), walker.reset.eq(self.flush),
+            wbuf.adr.eq(fetcher.adr), wbuf.re.eq(fetcher.re), fetcher.dat_r.eq(wbuf.dat_r),
+            walker.tile.eq(fetcher.tile), walker.tile_ready.eq(fetcher.tile_ready),
+            fetcher.take.eq(walker.take), fetcher.swap.eq(walker.swap),
+            spm.adr.eq(walker.adr), array.word.eq(spm.dat_r),
+            array.inside.eq(walker.inside), array.xu.eq(walker.xu), array.swap.eq(walker.swap),
+            self.accumulator.mac.eq(self.macs[-1]),
+        ]
+        self.add_completion()
+        self.add_activity()
+
+    def add_completion(self):
+        """Commit, done and error: in the order of the words."""
+        commit, failed = self.accumulator.commit, Signal()
+        self.comb += [
+            failed.eq(commit.valid & commit.error & ~self.flush),
+            self.accumulator.we.eq(commit.valid & ~commit.error & ~self.flush),
+            self.flush.eq(self.halt | self.halted | self.stopped),
+        ]
+        self.sync += [
+            self.done.eq(self.accumulator.we & commit.last), self.error.eq(failed),
+            If(failed, self.stopped.eq(1)), If(self.halt, self.stopped.eq(0)),
+        ]
+
+    def add_activity(self):
+        """Descriptors in flight, and whether the array works."""
+        waiting, draining = Signal(IN_FLIGHT_BITS), Signal()
+        words = [*self.macs, self.accumulator.summed, self.accumulator.commit]
+        self.comb += [
+            draining.eq(reduce(or_, (m.valid for m in words), self.walker.busy)),
+            self.active.eq((waiting != 0) | draining),
+            self.mac_valid.eq(self.macs[1].valid), self.mac_w4.eq(self.macs[1].w4),
+            self.stall.eq(self.active & ~self.mac_valid),
+        ]
+        self.sync += [
+            waiting.eq(waiting + (self.sink.valid & self.sink.ready) - self.done),
+            If(self.flush, waiting.eq(0)),
+            If(self.halt, self.halted.eq(1)).Elif(~draining, self.halted.eq(0)),
+        ]

@@ -1,0 +1,278 @@
+"""The address side of GEMM: TileFetcher walks the weight tiles, PixelWalker the output pixels of each tile.
+
+    tile     for g, kb, ky, kx:  WBUF words wt + g*wgs + t*wts + j, j = 0 .. n_lanes-1
+    pixel    for oy, ox:         iy = oy*stride + ky + y0, ix = ox*stride + kx + x0
+                                 SPM word x + kb*xk + (iy >> up)*xw + (ix >> up), zero outside 0..h-1, 0..w-1
+                                 accumulator entry acc + g*ags + oy*nox + ox
+
+The fetcher runs one tile ahead, into the next descriptor too, so that a tile of P pixels takes max(P, n_lanes)
+cycles and tiles follow each other without a gap.
+"""
+
+from types import SimpleNamespace
+
+from migen import *
+
+from litediffusion.cores.isa import FIELDS
+from litediffusion.cores.ports import DescriptorSink, descriptor_fields
+
+WEIGHT_BITS = 18        # a multiplier's operand: an int8, or two int4 as hi * 2^LOW_BITS + lo
+LOW_BITS    = 13        # |activation * int4| < 2^12: the low product and its sign
+COORD_BITS  = 15        # y0 + ky + 2*oy: -2048 .. 2047 + 15 + 2*4095, signed
+ENTRY_BITS  = 13        # acc + ags: an entry past the memory is seen before it can wrap
+START_LEAD  = 4         # cycles from PixelWalker's taking a tile to the swap
+MIN_REUSE   = 3         # cycles from the read of an accumulator entry to a read that sees its new value
+
+# Fields that every tile of a descriptor carries to PixelWalker, and those that only the tile walk needs.
+PIXEL_FIELDS = ("noy", "nox", "xw", "h", "w", "stride2", "up", "w4", "xu")
+WALK_FIELDS  = ("ng", "nkb", "nky", "nkx", "x", "xk", "y0", "x0", "wts", "wgs", "ags", "accumulate")
+LOOPS = ("nkx", "nky", "nkb", "ng")
+BITS = {f.name: f.bits for f in FIELDS["GEMM"]}
+
+
+def tile_layout():
+    """What PixelWalker needs to know of a tile."""
+    return [
+        ("x", 16),                      # SPM word of the tile's channel block, pixel (0, 0)
+        ("iy", (COORD_BITS, True)),     # input row of the first output pixel
+        ("ix", (COORD_BITS, True)),     # input column of the first output pixel
+        ("entry", ENTRY_BITS),          # accumulator entry of the first output pixel
+        ("overwrite", 1),               # first tile of a group, without ``accumulate``
+        ("last", 1),                    # last tile of the descriptor
+        ("error", 1),                   # a weight address is outside WBUF
+    ] + [(name, BITS[name]) for name in PIXEL_FIELDS]
+
+
+def mac_layout(config):
+    """What travels with an activation word through the array."""
+    return [
+        ("valid", 1),
+        ("entry", log2_int(config.acc_words) + 1),
+        ("overwrite", 1), ("w4", 1),
+        ("last", 1),                    # last word of the descriptor
+        ("error", 1),                   # an address of this word is outside its memory
+    ]
+
+
+def registers(names):
+    """A reset-less register for each named descriptor field."""
+    return SimpleNamespace(**{name: Signal(BITS[name], name=name, reset_less=True) for name in names})
+
+
+def sign_extend(value, bits):
+    return Cat(value, Replicate(value[-1], bits - len(value)))
+
+
+class TileFetcher(Module):
+    """Reads the weight tiles from WBUF into the shadow tile and describes each to PixelWalker.
+
+    Three stages (address, WBUF word, operand) advance together and wait while the shadow tile is full. A tile takes
+    n_lanes cycles; a descriptor is taken in the cycle of the last address of the one before.
+
+    ``tile_ready``: ``tile`` describes the next tile, and its last row will be in ``shadow`` START_LEAD cycles from
+    now; it falls with ``take``. ``swap``: the array copies ``shadow`` at the end of this cycle.
+    """
+
+    def __init__(self, config):
+        self.sink  = sink = DescriptorSink()
+        self.adr   = Signal(max=config.wbuf_words)
+        self.re    = Signal()
+        self.dat_r = Signal(config.word_bits)
+        self.tile  = Record(tile_layout(), reset_less=True)
+        self.tile_ready = Signal()
+        self.take  = Signal()
+        self.swap  = Signal()
+        self.shadow = [[Signal((WEIGHT_BITS, True), name=f"shadow_{n}_{k}", reset_less=True)
+                        for k in range(config.k_lanes)] for n in range(config.n_lanes)]
+
+        # # #
+
+        self.config  = config
+        self.busy    = Signal()
+        self.lane    = Signal(max=config.n_lanes)
+        self.advance = Signal()
+        self.walk    = registers(WALK_FIELDS)
+        self.count   = {name: Signal(BITS[name], name=f"count_{name}", reset_less=True) for name in LOOPS}
+        self.end     = {name: Signal(name=f"end_{name}") for name in LOOPS}
+        self.current = Record(tile_layout(), name="current", reset_less=True)   # the tile of the address stage
+        self.word    = Signal(16, reset_less=True)      # its first WBUF word
+        self.group   = Signal(16, reset_less=True)      # first WBUF word of its group
+        tile_end = Signal()
+        self.comb += [
+            tile_end.eq(self.lane == config.n_lanes - 1),
+            sink.ready.eq(self.advance & (~self.busy | (tile_end & self.current.last))),
+            self.adr.eq(self.word + self.lane),
+            self.re.eq(self.advance),
+        ]
+        step = [self.lane.eq(self.lane + 1), If(tile_end, self.lane.eq(0), *self.next_tile())]
+        self.sync += If(self.advance,
+            If(self.busy, *step),
+            If(sink.ready, self.busy.eq(sink.valid)),
+            If(sink.ready & sink.valid, *self.start(descriptor_fields(sink.desc, "GEMM"))),
+        )
+        self.add_limits()
+        self.add_operands()
+
+    def start(self, d):
+        """Statements that load descriptor ``d`` and its first tile."""
+        t = self.current
+        return [
+            *[getattr(self.walk, name).eq(getattr(d, name)) for name in WALK_FIELDS],
+            *[getattr(t, name).eq(getattr(d, name)) for name in PIXEL_FIELDS],
+            *[count.eq(0) for count in self.count.values()],
+            t.x.eq(d.x), t.iy.eq(sign_extend(d.y0, COORD_BITS)), t.ix.eq(sign_extend(d.x0, COORD_BITS)),
+            t.entry.eq(d.acc), t.overwrite.eq(~d.accumulate),
+            self.word.eq(d.wt), self.group.eq(d.wt),
+        ]
+
+    def next_tile(self):
+        """Statements that move on to the next tile: kx fastest, then ky, kb, g."""
+        w, t, end = self.walk, self.current, self.end
+        advance = {name: count.eq(count + 1) for name, count in self.count.items()}
+        restart = {name: count.eq(0) for name, count in self.count.items()}
+        group = [
+            advance["ng"], restart["nkb"], t.x.eq(w.x), t.entry.eq(t.entry + w.ags), t.overwrite.eq(~w.accumulate),
+            self.word.eq(self.group + w.wgs), self.group.eq(self.group + w.wgs),
+        ]
+        block = [
+            restart["nky"], t.iy.eq(sign_extend(w.y0, COORD_BITS)),
+            If(end["nkb"], *group).Else(advance["nkb"], t.x.eq(t.x + w.xk)),
+        ]
+        row = [
+            restart["nkx"], t.ix.eq(sign_extend(w.x0, COORD_BITS)),
+            If(end["nky"], *block).Else(advance["nky"], t.iy.eq(t.iy + 1)),
+        ]
+        return [
+            self.word.eq(self.word + w.wts), t.overwrite.eq(0),
+            If(end["nkx"], *row).Else(advance["nkx"], t.ix.eq(t.ix + 1)),
+        ]
+
+    def add_limits(self):
+        """Ends of the loops; a tile with a word outside WBUF is an error."""
+        last_word = Signal(17)
+        self.comb += [
+            *[self.end[name].eq(self.count[name] == getattr(self.walk, name) - 1) for name in LOOPS],
+            self.current.last.eq(self.end["nkx"] & self.end["nky"] & self.end["nkb"] & self.end["ng"]),
+            last_word.eq(self.word + (self.config.n_lanes - 1)),
+            self.current.error.eq(last_word >= self.config.wbuf_words),
+        ]
+
+    def add_operands(self):
+        """WBUF word -> operands -> shadow tile."""
+        config, n = self.config, self.config.n_lanes
+        fetched  = Record([("valid", 1), ("w4", 1), ("lane", bits_for(n - 1))], name="fetched")
+        operand  = Record([("valid", 1), ("lane", bits_for(n - 1))], name="operand")
+        operands = [Signal((WEIGHT_BITS, True), name=f"operand_{k}", reset_less=True) for k in range(config.k_lanes)]
+        full, write, first = Signal(), Signal(), Signal()
+        self.comb += [
+            first.eq(operand.lane == 0),
+            self.advance.eq(~(operand.valid & first & full & ~self.swap)),
+            write.eq(operand.valid & self.advance),
+        ]
+        self.sync += [
+            If(self.advance,
+                fetched.valid.eq(self.busy), fetched.w4.eq(self.current.w4), fetched.lane.eq(self.lane),
+                operand.valid.eq(fetched.valid), operand.lane.eq(fetched.lane),
+            ),
+            If(self.advance & fetched.valid,
+                *[o.eq(pack(self.dat_r[8 * k:8 * k + 8], fetched.w4)) for k, o in enumerate(operands)]),
+            If(self.swap, full.eq(0)),
+            If(self.take, self.tile_ready.eq(0)),
+            If(write & first, full.eq(1), self.tile.eq(self.current)),
+            If(write & (operand.lane == n - 1 - START_LEAD), self.tile_ready.eq(1)),
+            Case(Cat(operand.lane, write), {(1 << len(operand.lane)) | lane: [s.eq(o) for s, o in zip(row, operands)]
+                                            for lane, row in enumerate(self.shadow)}),
+        ]
+
+
+def pack(weights, w4):
+    """A byte of WBUF as multiplier operand: int8, or its two int4 as hi * 2^LOW_BITS + lo."""
+    low, high = weights[:4], weights[4:]
+    carry = (sign_extend(high, WEIGHT_BITS - LOW_BITS) - low[3])[:WEIGHT_BITS - LOW_BITS]   # lo < 0 borrows from hi
+    return Mux(w4, Cat(sign_extend(low, LOW_BITS), carry), sign_extend(weights, WEIGHT_BITS))
+
+
+class PixelWalker(Module):
+    """Walks the output pixels of the tiles: one activation word a cycle, consecutive tiles without a gap.
+
+    ``adr`` goes to SPM two cycles after the pixel's coordinates; the word is there one cycle later, together with
+    ``mac`` and the signals below. A tile waits MIN_REUSE cycles if it would read an accumulator entry too early.
+    """
+
+    def __init__(self, config):
+        self.tile  = Record(tile_layout())
+        self.tile_ready = Signal()
+        self.take  = Signal()
+        self.adr   = Signal(max=config.spm_words)
+        self.mac   = Record(mac_layout(config))
+        self.swap  = Signal()       # the word is the first of its tile
+        self.inside = Signal()      # 0: padding, the word counts as zero
+        self.xu    = Signal()
+        self.busy  = Signal()       # words on their way to SPM
+
+        # # #
+
+        self.config = config
+        self.valid  = Signal()
+        self.start  = Signal(reset_less=True)
+        self.pixel  = Record(tile_layout(), name="pixel", reset_less=True)      # iy, ix and entry move
+        self.ix0    = Signal((COORD_BITS, True), reset_less=True)
+        self.oy, self.ox = Signal(12, reset_less=True), Signal(12, reset_less=True)
+        self.end_x, self.end_y = Signal(), Signal()
+        p, step = self.pixel, 1 << self.pixel.stride2
+        next_row = [self.ox.eq(0), p.ix.eq(self.ix0), self.oy.eq(self.oy + 1), p.iy.eq(p.iy + step)]
+        self.comb += [
+            self.end_x.eq(self.ox == p.nox - 1), self.end_y.eq(self.oy == p.noy - 1),
+            self.take.eq(self.tile_ready & ~self.reuse() & (~self.valid | (self.end_x & self.end_y))),
+        ]
+        self.sync += [
+            self.start.eq(0), p.entry.eq(p.entry + 1),
+            If(self.end_x, *next_row).Else(self.ox.eq(self.ox + 1), p.ix.eq(p.ix + step)),
+            If(self.end_x & self.end_y, self.valid.eq(0)),
+            If(self.take, self.valid.eq(1), self.start.eq(1), self.ox.eq(0), self.oy.eq(0),
+                self.ix0.eq(self.tile.ix), p.eq(self.tile)),
+        ]
+        self.add_address()
+
+    def reuse(self):
+        """1 when the next tile would read an entry whose new value is still on its way (MIN_REUSE).
+
+        Entries of a tile are consecutive, so only those that lie less than MIN_REUSE before the last one matter.
+        """
+        bits = log2_int(self.config.acc_words)
+        last, distance, reuse = Signal(bits, reset_less=True), Signal(bits), Signal()
+        recent = Signal(MIN_REUSE - 2)
+        self.comb += [
+            distance.eq(Mux(self.valid, self.pixel.entry, last) - self.tile.entry),
+            reuse.eq((self.valid | (recent != 0)) & ~self.tile.overwrite & (distance < MIN_REUSE - 1)),
+        ]
+        self.sync += [recent.eq(Cat(self.valid, recent)), If(self.valid, last.eq(self.pixel.entry))]
+        return reuse
+
+    def add_address(self):
+        """Three stages: coordinates checked and multiplied, address, SPM word."""
+        config, p = self.config, self.pixel
+        half = log2_int(config.acc_words)
+        row, column = Signal(16, reset_less=True), Signal(16, reset_less=True)
+        address     = Signal(16, reset_less=True)
+        macs   = [Record(mac_layout(config), name=f"mac{i}") for i in range(2)] + [self.mac]
+        starts = [Signal(name=f"start{i}") for i in range(2)] + [self.swap]
+        inside = [Signal(name=f"inside{i}", reset_less=True) for i in range(2)] + [self.inside]
+        xus    = [Signal(name=f"xu{i}", reset_less=True) for i in range(2)] + [self.xu]
+        spm_error = Signal()
+        self.comb += [
+            self.adr.eq(address),
+            spm_error.eq(inside[1] & (address >= config.spm_words)),
+        ]
+        self.sync += [
+            row.eq((p.iy >> p.up)[:12] * p.xw), column.eq(p.x + (p.ix >> p.up)), address.eq(row + column),
+            inside[0].eq((p.iy >= 0) & (p.iy < p.h) & (p.ix >= 0) & (p.ix < p.w)),
+            macs[0].valid.eq(self.valid), starts[0].eq(self.valid & self.start), xus[0].eq(p.xu),
+            macs[0].entry.eq(p.entry), macs[0].overwrite.eq(p.overwrite), macs[0].w4.eq(p.w4),
+            macs[0].last.eq(p.last & self.end_x & self.end_y),
+            macs[0].error.eq(p.error | Mux(p.w4, p.entry[half:] != 0, p.entry[half + 1:] != 0)),
+        ]
+        self.comb += self.busy.eq(self.valid | macs[0].valid | macs[1].valid)
+        for chain in (macs, starts, inside, xus):
+            self.sync += [chain[1].eq(chain[0]), chain[2].eq(chain[1])]
+        self.sync += If(spm_error, self.mac.error.eq(1))

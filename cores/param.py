@@ -1,0 +1,40 @@
+"""The parameter memory: records of 64 bytes, read whole by the POST queue's units, written by words."""
+
+from migen import *
+
+from litex.gen import LiteXModule
+
+from litediffusion.cores import isa
+
+
+class ParamMemory(LiteXModule):
+    """``param_words`` records of 512 bits in four block memories of one word each.
+
+    adr, dat_r  record read port, data one cycle after the address
+    clients     MemoryPorts of words (four a record), write only, highest priority first; one write a cycle
+    A record read in the cycle in which one of its words is written is undefined: tokens order LOAD and POST, and NORM
+    reads a record before it writes it.
+    """
+
+    def __init__(self, config, clients):
+        self.adr, self.dat_r = Signal(max=config.param_words), Signal(8 * isa.PARAM_BYTES)
+
+        # # #
+
+        quarters = isa.PARAM_BYTES // config.word_bytes
+        adr, data, we = Signal(max=quarters * config.param_words), Signal(config.word_bits), Signal()
+        chain = []
+        for client in clients:
+            grant = [adr.eq(client.adr), data.eq(client.dat_w), we.eq(1), client.ready.eq(1)]
+            chain = chain.Elif(client.valid, *grant) if chain else If(client.valid, *grant)
+        self.comb += chain
+        select = log2_int(quarters)
+        for quarter in range(quarters):
+            memory = Memory(config.word_bits, config.param_words, name=f"param{quarter}")
+            read, write = memory.get_port(), memory.get_port(write_capable=True)
+            self.specials += memory, read, write
+            part = slice(quarter * config.word_bits, (quarter + 1) * config.word_bits)
+            self.comb += [
+                read.adr.eq(self.adr), self.dat_r[part].eq(read.dat_r),
+                write.adr.eq(adr[select:]), write.dat_w.eq(data), write.we.eq(we & (adr[:select] == quarter)),
+            ]

@@ -1,0 +1,74 @@
+"""Loops and addresses of POST: three nested loops with one affine address for each operand."""
+
+from migen import *
+
+from litex.gen import LiteXModule
+
+
+class Loops(LiteXModule):
+    """Counters of the loops i0 (outer), i1, i2 (inner); one iteration a ``step``.
+
+    Attributes
+    ----------
+    n0, n1, n2 : in, loop counts, at least 1
+    load : in, start with the first iteration
+    step : in, go to the next iteration
+    end2 : out, the current iteration is the last of the inner loop
+    end1 : out, ... and of the middle loop
+    end0 : out, ... and of all
+    """
+
+    def __init__(self, bits=12):
+        self.n0, self.n1, self.n2 = Signal(bits), Signal(bits), Signal(bits)
+        self.load, self.step = Signal(), Signal()
+        self.end2, self.end1, self.end0 = Signal(), Signal(), Signal()
+
+        # # #
+
+        left0, left1, left2 = Signal(bits), Signal(bits), Signal(bits)
+        self.comb += [
+            self.end2.eq(left2 == 0),
+            self.end1.eq(self.end2 & (left1 == 0)),
+            self.end0.eq(self.end1 & (left0 == 0)),
+        ]
+        self.sync += [
+            If(self.load,
+                left0.eq(self.n0 - 1), left1.eq(self.n1 - 1), left2.eq(self.n2 - 1),
+            ).Elif(self.step,
+                left2.eq(left2 - 1),
+                If(self.end2, left2.eq(self.n2 - 1), left1.eq(left1 - 1)),
+                If(self.end1, left1.eq(self.n1 - 1), left0.eq(left0 - 1)),
+            )
+        ]
+
+
+class AffineAddress(LiteXModule):
+    """address = base + i0*stride0 + i1*stride1 + i2*stride2 modulo 2^bits, with one adder.
+
+    ``loops`` (Loops) moves it. ``address`` is a register.
+    """
+
+    def __init__(self, loops, base, strides, name):
+        bits = len(base)
+        self.address = Signal(bits, name=f"{name}_address")
+
+        # # #
+
+        stride0, stride1, stride2 = strides
+        start0, start1 = Signal(bits, name=f"{name}_start0"), Signal(bits, name=f"{name}_start1")
+        here, stride, following = (Signal(bits, name=f"{name}_{what}") for what in ("here", "stride", "following"))
+        self.comb += [
+            here.eq(self.address), stride.eq(stride2),
+            If(loops.end2, here.eq(start1), stride.eq(stride1)),
+            If(loops.end1, here.eq(start0), stride.eq(stride0)),
+            following.eq(here + stride),
+        ]
+        self.sync += [
+            If(loops.load,
+                self.address.eq(base), start1.eq(base), start0.eq(base),
+            ).Elif(loops.step,
+                self.address.eq(following),
+                If(loops.end2, start1.eq(following)),
+                If(loops.end1, start0.eq(following)),
+            )
+        ]

@@ -1,0 +1,83 @@
+"""The system on chip: CPU, DRAM, Ethernet, mailbox and engine. The same class serves simulation and boards."""
+
+from migen import *
+
+from litex.gen import LiteXModule
+from litex.soc.integration.soc import SoCRegion
+from litex.soc.integration.soc_core import SoCCore
+from litex.soc.interconnect import wishbone
+
+from litediffusion.cores.config import PRESETS
+from litediffusion.soc import mailbox, memory_map
+from litediffusion.soc.mailbox_control import MailboxControl
+
+ROM_BYTES = 0x10000
+SRAM_BYTES = 0x4000
+BUS_TIMEOUT = 4096       # cycles; an access outside the map answers with an error instead of stalling a million cycles
+ETHERBONE_WORDS = 256    # a record of the longest packet; LiteX's default of 16 hangs on longer bursts
+UDP_PORT = 1234
+DEVICE_IP = "192.168.1.50"
+DEVICE_MAC = 0x10E2D5000000
+
+
+class PacketFIFOFix(LiteXModule):
+    """LiteX's PacketFIFO takes a packet's parameters again in every cycle that its last word waits for a full FIFO,
+    and hangs. Only packets in close succession get so far. Add this after the module that holds the ``fifos``: the
+    later assignment wins."""
+
+    def __init__(self, fifos):
+        self.comb += [fifo.param_fifo.sink.valid.eq(fifo.sink.valid & fifo.sink.last & fifo.payload_fifo.sink.ready)
+                      for fifo in fifos]
+
+
+class DiffusionSoC(SoCCore):
+    """SoC around one engine. A target supplies platform, clocks (``self.crg``) and PHYs.
+
+    platform, sys_clk_freq   as in LiteX
+    sdram_phy, sdram_module  LiteDRAM PHY and module; the native word must be ``config.word_bits`` wide
+    eth_phy                  LiteEth PHY
+    config                   EngineConfig
+    main_ram_size            bytes of DRAM on the bus (None: all of it)
+    eth_data_width           width of the Ethernet core's data path: 8, or 32 (in the system clock domain)
+
+    The CPU is the ``lite`` VexRiscv: no data cache, and no L2 cache follows it, so CPU, host and engine always see the
+    same DRAM without a flush. The firmware needs neither: it never touches tensors. It is run from ROM and SRAM.
+    """
+
+    def __init__(self, platform, sys_clk_freq, *, sdram_phy, sdram_module, eth_phy, config=PRESETS["ecpix5"],
+                 main_ram_size=None, eth_data_width=8, device_ip=DEVICE_IP, device_mac=DEVICE_MAC,
+                 with_engine=True, ident="litediffusion", **kwargs):
+        SoCCore.__init__(self, platform, sys_clk_freq, ident=f"{ident} {config.name}", cpu_type="vexriscv",
+                         cpu_variant="lite", integrated_rom_size=ROM_BYTES, integrated_rom_init=[0x6F],
+                         integrated_sram_size=SRAM_BYTES, bus_timeout=BUS_TIMEOUT, timer_uptime=True, **kwargs)
+        self.sdrphy = sdram_phy
+        self.ethphy = eth_phy
+        self.add_sdram("sdram", phy=sdram_phy, module=sdram_module, size=main_ram_size, l2_cache_size=0)
+        self.add_etherbone(phy=eth_phy, ip_address=device_ip, mac_address=device_mac, udp_port=UDP_PORT,
+                           buffer_depth=ETHERBONE_WORDS, data_width=eth_data_width)
+        record = self.etherbone.record
+        self.etherbone_fix = PacketFIFOFix([record.receiver.fifo, record.sender.fifo])
+        self.add_mailbox()
+        if with_engine:
+            self.add_engine(config)
+
+    def add_mailbox(self):
+        """Mailbox memory (uncached), claim and doorbell."""
+        self.mailbox_ram = wishbone.SRAM(mailbox.SIZE)
+        region = SoCRegion(origin=memory_map.MAILBOX_BASE, size=mailbox.SIZE, mode="rw", cached=False)
+        self.bus.add_slave("mailbox_ram", self.mailbox_ram.bus, region)
+        self.mailbox = MailboxControl()
+        self.irq.add("mailbox")
+
+    def add_engine(self, config):
+        """The engine on three native DRAM ports, its registers and its interrupt."""
+        from litediffusion.cores.engine import Engine
+
+        crossbar = self.sdram.crossbar
+        ports = [crossbar.get_port(mode=mode) for mode in ("read", "read", "write")]
+        if ports[0].data_width != config.word_bits:
+            raise ValueError(f"the DRAM's native word has {ports[0].data_width} bits, the engine's {config.word_bits}: "
+                             "choose an EngineConfig whose k_lanes is the DRAM word in bytes")
+        self.engine = Engine(config, *ports)
+        self.engine.add_csr()
+        self.irq.add("engine")

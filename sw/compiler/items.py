@@ -1,0 +1,64 @@
+"""What the lowering emits: instructions with the memory they touch, before addresses of weights and tokens are known."""
+
+from dataclasses import dataclass, field
+
+from litediffusion.cores import isa
+
+
+class CompileError(ValueError):
+    """The model cannot be compiled; the message names the layer, the value, the limit and the remedy."""
+
+
+@dataclass(eq=False)
+class Resource:
+    """Constant data brought on chip ahead of its use: weight tiles (WBUF), activations (SPM) or parameter records (PARAM).
+
+    ``data`` is uint8 [bytes], or [steps, bytes] for step-indexed data. ``addr`` is set by the prefetcher.
+    """
+    mem: str
+    data: object
+    layer: int
+    addr: int = -1
+    dram: int = -1
+    stepped: bool = False
+
+
+@dataclass(eq=False)
+class Item:
+    """One instruction. ``reads`` / ``writes``: (memory, first, end) intervals in the memory's own unit.
+
+    ``needs``: {field: (Resource, offset)}; the field becomes resource address + offset.
+    """
+    op: str
+    fields: dict
+    layer: int
+    reads: list = field(default_factory=list)
+    writes: list = field(default_factory=list)
+    needs: dict = field(default_factory=dict)
+
+    @property
+    def queue(self):
+        return isa.QUEUE_OF[self.op]
+
+
+class Pool:
+    """Next-fit allocator of [base, base + size); rotating, so that freed space rests before it is used again."""
+
+    def __init__(self, size, base=0):
+        self.base, self.size, self.used, self.next = base, size, {}, base
+
+    def _free_at(self, start, words):
+        end = start + words
+        return end <= self.base + self.size and all(end <= a or a + n <= start for a, n in self.used.items())
+
+    def alloc(self, words):
+        """First address of ``words`` free words, or None."""
+        ends = sorted({self.base, self.next, *(a + n for a, n in self.used.items())})
+        for start in [s for s in ends if s >= self.next] + [s for s in ends if s < self.next]:
+            if self._free_at(start, words):
+                self.used[start], self.next = words, start + words
+                return start
+        return None
+
+    def free(self, addr):
+        del self.used[addr]

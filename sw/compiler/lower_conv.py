@@ -1,0 +1,168 @@
+"""Lowering of convolutions and linear layers: GEMM chunks of output groups and row tiles, each drained by POST."""
+
+from litediffusion.cores import isa
+from litediffusion.sw.compiler.items import CompileError
+from litediffusion.sw.compiler.records import conv_records, quantise_weights, weight_tiles
+
+TILE_CYCLES = 600        # a GEMM of at least so many cycles hides its POST and the fetch of its descriptors
+CHUNK_WORDS = 512        # most weight words of one GEMM (a quarter of the buffer: prefetch stays ahead)
+
+
+class Plan:
+    """How a conv is cut: ``chunks`` of (first group, groups), ``tiles`` of (first row, rows), ``splits`` of blocks."""
+
+    def __init__(self, state, node, w4, sources):
+        m, _, self.kh, self.kw = node.attrs["weight"].shape
+        _, self.oh, self.ow = node.shape
+        self.w4, self.lanes = w4, 16 if w4 else 8
+        limit = state.config.acc_words // 2 if not w4 else state.config.acc_words // 2
+        rows = max(1, min(self.oh, limit // self.ow))
+        if self.ow > state.config.acc_words:
+            raise CompileError(f"layer {node.name}: rows of {self.ow} pixels, the limit is {state.config.acc_words}")
+        self.tiles = [(r, min(rows, self.oh - r)) for r in range(0, self.oh, rows)]
+        blocks = sum(s.blocks for s in sources)
+        groups = -(-m // self.lanes)
+        self.chunks = self._chunks(groups, blocks * self.kh * self.kw, rows * self.ow, limit)
+
+    def _chunks(self, groups, tiles, pixels, limit):
+        size = 1
+        cycles = tiles * max(pixels, 8)
+        while size < groups and size * cycles < TILE_CYCLES and 2 * size * tiles * 8 <= CHUNK_WORDS and 2 * size * pixels <= limit:
+            size *= 2
+        chunks, first = [], 0
+        while first < groups:
+            n = size
+            while first + n > groups:          # the tail: powers of two, so that POST's (block, half) loops fit
+                n //= 2
+            chunks.append((first, n))
+            first += n
+        return chunks
+
+
+def block_splits(source, kernel):
+    """Ranges of input blocks whose weights for one group fit CHUNK_WORDS."""
+    size = max(1, CHUNK_WORDS // (8 * kernel))
+    return [range(b, min(b + size, source.blocks)) for b in range(0, source.blocks, size)]
+
+
+def gemm_fields(node, source, blocks, y, rows):
+    """Input side of a GEMM for output rows [y, y + rows)."""
+    attrs = node.attrs
+    up, stride = int(bool(attrs.get("up"))), attrs["stride"]
+    _, h, w = source.shape
+    kh, kw = attrs["weight"].shape[2:]
+    return dict(nkb=len(blocks), nky=kh, nkx=kw, noy=rows, nox=node.shape[2], x=source.addr + blocks.start * source.plane,
+                xk=source.plane, xw=w, h=h << up, w=w << up, stride2=int(stride == 2), up=up,
+                y0=y * stride - attrs["pad"], x0=-attrs["pad"])
+
+
+def input_region(node, source, blocks, y, rows):
+    """SPM intervals that a GEMM for output rows [y, y + rows) reads."""
+    attrs = node.attrs
+    _, h, w = source.shape
+    up, kh = int(bool(attrs.get("up"))), attrs["weight"].shape[2]
+    first = max(0, y * attrs["stride"] - attrs["pad"]) >> up
+    last = min((h << up) - 1, (y + rows - 1) * attrs["stride"] - attrs["pad"] + kh - 1) >> up
+    return source.region(blocks.start, len(blocks), first * w, (last - first + 1) * w)
+
+
+def split_groups(first, count):
+    """Loop counts (n0, n1) of POST over output groups: blocks and halves."""
+    if count == 1:
+        return 1, 1
+    if first % 2 or count % 2:
+        raise AssertionError(f"groups {first}+{count} are not whole blocks")
+    return count // 2, 2
+
+
+def drain_fields(out, first, count, acc, group_entries, pixel, pixels):
+    """Address fields of the POST that drains groups [first, first + count) into ``out`` at ``pixel``."""
+    n0, n1 = split_groups(first, count)
+    return dict(n0=n0, n1=n1, n2=pixels, src=isa.SRC["ACC"], a=acc, as0=2 * group_entries, as1=group_entries, as2=1,
+                dst=isa.DST[out.mem], d=out.hword(first) + 2 * pixel, ds0=2 * out.plane, ds1=1, ds2=2, ps0=2, ps1=1)
+
+
+def operand_fields(operand, first, pixel):
+    """Second operand of a drain: a tensor of the same shape, or a vector broadcast over the pixels."""
+    vector = operand.plane == 1
+    return dict(rop=isa.ROP["ADD"], r=operand.hword(first) + (0 if vector else 2 * pixel), rs0=2 * operand.plane, rs1=1,
+                rs2=0 if vector else 2)
+
+
+class ConvLowering:
+    """Emits one conv node. ``on_block(out, block)`` is called when a channel block of the output is complete."""
+
+    def __init__(self, state, node, out, on_block=lambda out, block: None, final=False):
+        self.state, self.node, self.out, self.on_block, self.final = state, node, out, on_block, final
+        self.sources = [state.tensors[s] for s in state.sources(node.inputs[0])]
+        self.operand = state.tensors[node.inputs[1]] if len(node.inputs) > 1 else None
+        self.w4 = state.bits.get(node.name, 8) == 4
+        self.q, scale = quantise_weights(node.attrs["weight"], 4 if self.w4 else 8)
+        self.plan = Plan(state, node, self.w4, self.sources)
+        self.params = state.params(self.records(scale))
+
+    def records(self, scale):
+        state, node = self.state, self.node
+        s_r = state.scale(node.inputs[1]) if self.operand else None
+        s_x = state.scale(state.sources(node.inputs[0])[0])
+        record = conv_records(scale, node.attrs["bias"], s_x, state.scale(node.name), s_r, node.attrs.get("function"), node.name)
+        if self.final:
+            record["oshift"] = 0             # v is the 16-bit output itself
+        return record
+
+    def weights(self, first, count):
+        """[(source, blocks, resource)] of a chunk; the channel offset of each source in the concat is accounted for."""
+        out, offset = [], 0
+        for source in self.sources:
+            for blocks in block_splits(source, self.plan.kh * self.plan.kw * count):
+                shifted = range(offset + blocks.start, offset + blocks.stop)
+                data = weight_tiles(self.q, first, count, shifted, self.w4)
+                out.append((source, blocks, self.state.weights(data)))
+            offset += source.blocks
+        return out
+
+    def run(self):
+        per_group = 2 if self.w4 else 1
+        done = 0
+        for first, count in self.plan.chunks:
+            parts = self.weights(first, count)
+            for y, rows in self.plan.tiles:
+                self.tile(parts, first, count, y, rows)
+            complete = (first + count) * per_group // 2 if first + count < self.out.groups // per_group else self.out.blocks
+            for block in range(done, complete):
+                self.on_block(self.out, block)
+            done = max(done, complete)
+
+    def tile(self, parts, first, count, y, rows):
+        pixels = rows * self.plan.ow
+        acc, acc_region = self.state.accumulators(count * pixels, self.w4)
+        for i, (source, blocks, resource) in enumerate(parts):
+            tiles = len(blocks) * self.plan.kh * self.plan.kw
+            fields = gemm_fields(self.node, source, blocks, y, rows)
+            fields.update(ng=count, wts=8, wgs=8 * tiles, acc=acc, ags=pixels, accumulate=int(i > 0), w4=int(self.w4))
+            self.state.emit("GEMM", fields, input_region(self.node, source, blocks, y, rows) + (acc_region if i else []),
+                            acc_region, {"wt": (resource, 0)})
+        self.drain(first, count, acc, acc_region, y * self.plan.ow, pixels)
+
+    def drain(self, first, count, acc, acc_region, pixel, pixels):
+        if not self.w4:
+            return self.post(first, count, acc, pixels, acc_region, pixel, pixels)
+        for g in range(count):
+            lanes8 = min(2, self.out.groups - 2 * (first + g))
+            self.post(2 * (first + g), lanes8, acc + g * pixels, self.state.config.acc_words, acc_region, pixel, pixels)
+
+    def post(self, first, count, acc, group_entries, acc_region, pixel, pixels):
+        out = self.out
+        fields = drain_fields(out, first, count, acc, group_entries, pixel, pixels)
+        reads = list(acc_region)
+        if self.operand:
+            fields.update(operand_fields(self.operand, first, pixel))
+            reads += self.operand.region()
+        function = self.node.attrs.get("function")
+        fields["act"] = isa.ACT[function] if function else 0
+        if self.final:
+            fields.update(out=isa.OUT["INT16"], d=2 * (out.addr + pixel), ds2=2)
+        if out.stat >= 0:
+            fields.update(stat=1, stat_acc=int(pixel > 0), stat_rec=out.stat + first)
+        blocks = range(first // 2, (first + count + 1) // 2)
+        self.state.emit("POST", fields, reads, out.region(blocks.start, len(blocks), pixel, pixels), {"p": (self.params, first)})

@@ -1,0 +1,75 @@
+"""Prefetch: places constant data (weights, records) in rings and puts its LOADs as far ahead of the use as space allows."""
+
+from litediffusion.sw.compiler.items import CompileError, Item, Pool
+
+LOOKAHEAD = 40           # items; further ahead nothing is gained, and the LOAD queue would delay urgent loads
+CHIP_WORD = 16
+
+
+def load_item(resource, image):
+    """The LOAD of a resource."""
+    words = resource.data.shape[-1] // CHIP_WORD
+    unit = 4 if resource.mem == "PARAM" else 1
+    fields = dict(dram=resource.dram, n0=1, n1=1, n2=words, mem={"SPM": 0, "WBUF": 1, "PARAM": 2}[resource.mem],
+                  addr=resource.addr * unit)
+    if resource.stepped:
+        fields.update(idx0=1, idx0_stride=image.step_stride)
+    return Item("LOAD", fields, resource.layer, writes=[(resource.mem, resource.addr, resource.addr + words // unit)])
+
+
+def _spans(items):
+    """Resources in order of first use, and {resource: (first, last) item}."""
+    spans = {}
+    for i, item in enumerate(items):
+        for resource, _ in item.needs.values():
+            first, _ = spans.get(resource, (i, i))
+            spans[resource] = (first, i)
+    return sorted(spans, key=lambda r: spans[r][0]), spans
+
+
+class Prefetcher:
+    """Weaves LOADs of resources into a list of items. ``areas``: {memory: (base, units)} for resources."""
+
+    def __init__(self, items, image, areas, layer_names):
+        self.items, self.image, self.names = items, image, layer_names
+        self.pools = {mem: Pool(size, base) for mem, (base, size) in areas.items()}
+        self.pending, self.spans = _spans(items)
+        self.out = []
+
+    def _try_load(self, resource):
+        words = resource.data.shape[-1] // CHIP_WORD
+        addr = self.pools[resource.mem].alloc(words // 4 if resource.mem == "PARAM" else words)
+        if addr is None:
+            return False
+        resource.addr = addr
+        self.out.append(load_item(resource, self.image))
+        return True
+
+    def _issue(self, now, urgent):
+        ahead = min(LOOKAHEAD, 4 + 2 * now)
+        while self.pending:
+            resource = self.pending[0]
+            needed = self.spans[resource][0] <= now
+            if not needed and (urgent or self.spans[resource][0] > now + ahead):
+                return
+            if not self._try_load(resource):
+                if needed:
+                    pool = self.pools[resource.mem]
+                    raise CompileError(f"layer {self.names[resource.layer]}: {resource.data.shape[-1]} bytes of constants do "
+                                       f"not fit the {resource.mem} of {pool.size} units; use a larger configuration")
+                return
+            self.pending.pop(0)
+
+    def run(self):
+        """The items with LOADs woven in and resource addresses filled in."""
+        for i, item in enumerate(self.items):
+            self._issue(i, urgent=item.op == "LOAD")
+            for name, (resource, offset) in item.needs.items():
+                item.fields[name] = resource.addr + offset
+                unit = 4 * CHIP_WORD if resource.mem == "PARAM" else CHIP_WORD
+                item.reads.append((resource.mem, resource.addr, resource.addr + resource.data.shape[-1] // unit))
+            self.out.append(item)
+            for resource in {r for r, _ in item.needs.values()}:
+                if self.spans[resource][1] == i:
+                    self.pools[resource.mem].free(resource.addr)
+        return self.out

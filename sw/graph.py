@@ -1,0 +1,134 @@
+"""The graph IR: what the importer makes and the passes rewrite.
+
+A graph is an ordered list of nodes; each node makes one tensor, which bears its name. Shapes are (C, H, W);
+a vector is (C, 1, 1); tokens [N, C] are (C, H, W) with N = H * W.
+
+op            inputs          attributes
+input         -               -                                       the noisy image (Q3.12 at run time)
+step_table    -               values [T, C]                           row of the current step
+label_table   -               values [labels, C]                      row of the label
+conv          x (, r)         weight [M, C, kh, kw], bias [M] or None, stride, pad, up (nearest x2 first);
+                              after fusion: r is added (or a vector broadcast), then function
+norm          x               gamma [C], beta [C], groups, eps, (function after fusion)   GroupNorm
+act           x               function (see isa.ACT)
+add           a, b            -                                       b may be a vector
+cat           a, b, ...       -                                       along C
+attention     q, k, v         heads                                   softmax(q k^T / sqrt(d)) v
+upsample      x               -                                       nearest x2
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+OPS = ("input", "step_table", "label_table", "conv", "norm", "act", "add", "cat", "attention", "upsample")
+
+
+class GraphError(ValueError):
+    """The graph breaks a rule; the message names the node, the rule and the values."""
+
+
+@dataclass
+class Node:
+    name: str
+    op: str
+    inputs: list
+    shape: tuple
+    attrs: dict = field(default_factory=dict)
+    path: str = ""          # where it stands in the torch model
+
+
+@dataclass
+class Graph:
+    nodes: dict = field(default_factory=dict)     # name -> Node, in execution order
+    output: str = ""
+
+    def add(self, node):
+        if node.name in self.nodes:
+            raise GraphError(f"node {node.name} exists twice; names must be unique")
+        self.nodes[node.name] = node
+        return node.name
+
+    def users(self, name):
+        """Nodes that read a tensor."""
+        return [n for n in self.nodes.values() if name in n.inputs]
+
+    def shape(self, name):
+        return self.nodes[name].shape
+
+    def replace_input(self, old, new):
+        for node in self.nodes.values():
+            node.inputs = [new if i == old else i for i in node.inputs]
+        if self.output == old:
+            self.output = new
+
+
+def conv_shape(shape, attrs):
+    """Output shape of a conv node."""
+    _, h, w = shape
+    m, _, kh, kw = attrs["weight"].shape
+    if attrs.get("up"):
+        h, w = 2 * h, 2 * w
+    pad, stride = attrs["pad"], attrs["stride"]
+    return m, (h + 2 * pad - kh) // stride + 1, (w + 2 * pad - kw) // stride + 1
+
+
+def _expected_shape(graph, node):
+    shapes = [graph.shape(i) for i in node.inputs]
+    if node.op == "conv":
+        return conv_shape(shapes[0], node.attrs)
+    if node.op in ("norm", "act"):
+        return shapes[0]
+    if node.op == "add":
+        a, b = shapes[:2]
+        if b != a and b != (a[0], 1, 1):
+            raise GraphError(f"{node.name} ({node.path}): cannot add {b} to {a}; shapes must be equal or the second a vector")
+        return a
+    if node.op == "cat":
+        if len({s[1:] for s in shapes}) != 1:
+            raise GraphError(f"{node.name} ({node.path}): concat of different sizes {shapes}")
+        return (sum(s[0] for s in shapes),) + shapes[0][1:]
+    if node.op == "attention":
+        return shapes[0]
+    if node.op == "upsample":
+        c, h, w = shapes[0]
+        return c, 2 * h, 2 * w
+    return node.shape
+
+
+def verify(graph):
+    """Check the whole graph; run after the import and after every pass. Raises GraphError."""
+    seen = set()
+    for node in graph.nodes.values():
+        if node.op not in OPS:
+            raise GraphError(f"{node.name} ({node.path}): unknown operation {node.op}; known: {OPS}")
+        missing = [i for i in node.inputs if i not in seen]
+        if missing:
+            raise GraphError(f"{node.name} ({node.path}): inputs {missing} are not computed before it")
+        if tuple(node.shape) != tuple(_expected_shape(graph, node)):
+            raise GraphError(f"{node.name} ({node.path}): shape {node.shape}, expected {_expected_shape(graph, node)}")
+        for key, value in node.attrs.items():
+            if isinstance(value, np.ndarray) and not np.isfinite(value).all():
+                raise GraphError(f"{node.name} ({node.path}): {key} has {int((~np.isfinite(value)).sum())} NaN or infinite "
+                                 "values; the weights are broken, load good ones")
+        if node.op == "conv" and node.attrs["weight"].shape[1] != graph.shape(node.inputs[0])[0]:
+            raise GraphError(f"{node.name} ({node.path}): weight {node.attrs['weight'].shape} does not fit input "
+                             f"{graph.shape(node.inputs[0])}")
+        seen.add(node.name)
+    if graph.output not in seen:
+        raise GraphError(f"output {graph.output!r} is not computed by the graph")
+    return graph
+
+
+def macs(graph):
+    """Multiply-accumulates of one evaluation, by node name."""
+    out = {}
+    for node in graph.nodes.values():
+        if node.op == "conv":
+            m, c, kh, kw = node.attrs["weight"].shape
+            out[node.name] = m * c * kh * kw * node.shape[1] * node.shape[2]
+        elif node.op == "attention":
+            c, h, w = node.shape
+            keys = graph.shape(node.inputs[1])
+            out[node.name] = 2 * c * h * w * keys[1] * keys[2]
+    return out

@@ -1,0 +1,191 @@
+"""Import a torch U-Net into the graph IR by symbolic tracing (torch.fx).
+
+Understood: Conv2d, Linear (on vectors), GroupNorm, SiLU / ReLU / GELU / Tanh, Embedding of the label,
+``timestep_embedding(t)``, nearest x2 interpolation, cat along channels, add, ``x[:, :, None, None]``, and attention
+blocks (modules with norm, q, k, v, out and heads). Anything else raises UnsupportedLayer, which names the layer, the
+reason and its place in the model, before anything is built.
+"""
+
+import operator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from litediffusion.sw.graph import Graph, GraphError, Node, conv_shape, verify
+
+
+class UnsupportedLayer(GraphError):
+    """A layer that the engine cannot run. The message names the layer, the reason and where it stands."""
+
+    def __init__(self, what, reason, path):
+        super().__init__(f"unsupported layer {what} at {path or 'the top of the model'}: {reason}")
+
+
+ACTIVATIONS = {nn.SiLU: "SILU", nn.ReLU: "RELU", nn.GELU: "GELU", nn.Tanh: "TANH",
+               F.silu: "SILU", F.relu: "RELU", F.gelu: "GELU", torch.relu: "RELU", torch.tanh: "TANH"}
+
+
+def is_attention(module):
+    """A self-attention block: GroupNorm ``norm``, Linear ``q``, ``k``, ``v``, ``out``, integer ``heads``."""
+    return isinstance(getattr(module, "norm", None), nn.GroupNorm) and isinstance(getattr(module, "heads", None), int) \
+        and all(isinstance(getattr(module, n, None), nn.Linear) for n in ("q", "k", "v", "out"))
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module, path):
+        return is_attention(module) or super().is_leaf_module(module, path)
+
+
+def array(tensor):
+    return tensor.detach().cpu().double().numpy()
+
+
+class _Import:
+    """State of one import: the graph so far and the IR name of every fx node."""
+
+    def __init__(self, model, shape, timesteps):
+        self.model, self.shape, self.timesteps = model, shape, np.asarray(timesteps)
+        self.graph, self.names, self.path = Graph(), {}, ""
+
+    def add(self, name, op, inputs, shape, **attrs):
+        return self.graph.add(Node(name, op, list(inputs), tuple(shape), attrs, self.path))
+
+    def conv(self, name, x, weight, bias, stride=1, pad=0):
+        attrs = {"weight": array(weight), "bias": None if bias is None else array(bias), "stride": stride, "pad": pad, "up": False}
+        return self.add(name, "conv", [x], conv_shape(self.graph.shape(x), attrs), **attrs)
+
+    def linear(self, name, x, module):
+        return self.conv(name, x, module.weight[:, :, None, None], module.bias)
+
+    def norm(self, name, x, module):
+        c = self.graph.shape(x)[0]
+        gamma, beta = (np.ones(c), np.zeros(c)) if module.weight is None else (array(module.weight), array(module.bias))
+        return self.add(name, "norm", [x], self.graph.shape(x), gamma=gamma, beta=beta, groups=module.num_groups, eps=module.eps)
+
+    def attention(self, name, x, module):
+        shape = self.graph.shape(x)
+        n = self.norm(f"{name}.norm", x, module.norm)
+        q, k, v = (self.linear(f"{name}.{part}", n, getattr(module, part)) for part in "qkv")
+        mixed = self.add(f"{name}.mix", "attention", [q, k, v], shape, heads=module.heads)
+        return self.add(f"{name}.sum", "add", [self.linear(f"{name}.out", mixed, module.out), x], shape)
+
+    def module(self, path, x):
+        module, name = self.model.get_submodule(path), self.unique(path)
+        if isinstance(module, nn.Conv2d):
+            return self.conv2d(name, x, module)
+        if isinstance(module, nn.Linear):
+            if self.graph.shape(x)[1:] != (1, 1):
+                raise UnsupportedLayer("Linear", f"input {self.graph.shape(x)} is no vector", path)
+            return self.linear(name, x, module)
+        if isinstance(module, nn.GroupNorm):
+            return self.norm(name, x, module)
+        if is_attention(module):
+            return self.attention(name, x, module)
+        if type(module) in ACTIVATIONS:
+            return self.add(name, "act", [x], self.graph.shape(x), function=ACTIVATIONS[type(module)])
+        if isinstance(module, nn.Upsample):
+            return self.upsample(name, x, module.scale_factor, module.mode)
+        if isinstance(module, (nn.Identity, nn.Dropout)):
+            return x
+        raise UnsupportedLayer(type(module).__name__, "there is no instruction sequence for it", path)
+
+    def conv2d(self, name, x, module):
+        kh, kw = module.kernel_size
+        for ok, reason in ((module.groups == 1, f"groups={module.groups}, only 1"),
+                           (module.dilation == (1, 1), f"dilation={module.dilation}, only 1"),
+                           (module.stride in ((1, 1), (2, 2)), f"stride={module.stride}, only 1 or 2"),
+                           (module.padding_mode == "zeros", f"padding_mode={module.padding_mode!r}, only 'zeros'"),
+                           (kh <= 15 and kw <= 15, f"kernel {kh}x{kw}, the limit is 15"),
+                           (isinstance(module.padding, tuple) and module.padding[0] == module.padding[1],
+                            f"padding={module.padding}, only equal on both axes")):
+            if not ok:
+                raise UnsupportedLayer("Conv2d", reason, self.path)
+        return self.conv(name, x, module.weight, module.bias, module.stride[0], module.padding[0])
+
+    def upsample(self, name, x, factor, mode):
+        if mode != "nearest" or factor not in (2, 2.0, (2, 2), (2.0, 2.0)):
+            raise UnsupportedLayer("interpolate", f"mode={mode!r}, scale_factor={factor}, only nearest x2", self.path)
+        c, h, w = self.graph.shape(x)
+        return self.add(name, "upsample", [x], (c, 2 * h, 2 * w))
+
+    def function(self, node, args):
+        target, name = node.target, self.unique(node.name)
+        if target in (operator.add, torch.add):
+            a, b = args
+            if self.graph.shape(a)[1:] == (1, 1) and self.graph.shape(b)[1:] != (1, 1):
+                a, b = b, a
+            return self.add(name, "add", [a, b], self.graph.shape(a))
+        if target is torch.cat:
+            dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+            if dim != 1:
+                raise UnsupportedLayer("cat", f"dim={dim}, only 1 (channels)", self.path)
+            shapes = [self.graph.shape(a) for a in args[0]]
+            return self.add(name, "cat", args[0], (sum(s[0] for s in shapes),) + shapes[0][1:])
+        if target is F.interpolate:
+            return self.upsample(name, args[0], node.kwargs.get("scale_factor"), node.kwargs.get("mode", "nearest"))
+        if target in ACTIVATIONS:
+            return self.add(name, "act", [args[0]], self.graph.shape(args[0]), function=ACTIVATIONS[target])
+        if target is operator.getitem:
+            if node.args[1] == (slice(None), slice(None), None, None):
+                return args[0]
+            raise UnsupportedLayer("indexing", f"[{node.args[1]}], only x[:, :, None, None]", self.path)
+        if getattr(target, "__name__", "") == "timestep_embedding":
+            values = array(target(torch.as_tensor(self.timesteps)))
+            return self.add(name, "step_table", [], (values.shape[1], 1, 1), values=values)
+        raise UnsupportedLayer(getattr(target, "__name__", str(target)), "the engine has no such operation", self.path)
+
+    def unique(self, name):
+        base, count = name, 1
+        while name in self.graph.nodes:
+            name, count = f"{base}_{count}", count + 1
+        return name
+
+    def visit(self, node):
+        stack = node.meta.get("nn_module_stack") or {}
+        self.path = list(stack.values())[-1][0] if stack else ""
+        lookup = lambda a: fx.node.map_arg(a, lambda n: self.names.get(n))
+        if node.op == "placeholder":
+            index = sum(n.op == "placeholder" for n in self.names)
+            self.names[node] = ("x", "t", "y")[index]
+            if index == 0:
+                self.add("x", "input", [], self.shape)
+        elif node.op == "call_module":
+            self.path = node.target
+            module = self.model.get_submodule(node.target)
+            if isinstance(module, nn.Embedding):
+                values = array(module.weight)
+                self.names[node] = self.add(self.unique(node.target), "label_table", [], (values.shape[1], 1, 1), values=values)
+            else:
+                self.names[node] = self.module(node.target, lookup(node.args[0]))
+        elif node.op == "call_function":
+            self.names[node] = self.function(node, lookup(node.args))
+        elif node.op == "output":
+            self.graph.output = lookup(node.args[0])
+        else:
+            raise UnsupportedLayer(f"{node.op} {node.target}", "only modules and functions can be traced", self.path)
+
+
+def _trace(model):
+    autowrap = [f for f in vars(__import__(type(model).__module__, fromlist=["_"])).values()
+                if getattr(f, "__name__", "") == "timestep_embedding"]
+    try:
+        return _Tracer(autowrap_functions=tuple(autowrap)).trace(model)
+    except Exception as error:
+        raise UnsupportedLayer(type(model).__name__, f"its forward() cannot be traced: {error}", "") from error
+
+
+def import_unet(model, shape, timesteps):
+    """torch module with forward(x, t, y) -> verified Graph.
+
+    Parameters
+    ----------
+    model : nn.Module in eval mode; ``t`` may only go through ``timestep_embedding``, ``y`` only through an Embedding.
+    shape : (C, H, W) of x.
+    timesteps : the sampler's timesteps, first to last; the step tables follow them.
+    """
+    state = _Import(model, shape, timesteps)
+    for node in _trace(model).nodes:
+        state.visit(node)
+    return verify(state.graph)

@@ -1,0 +1,71 @@
+"""Float reference: executes a graph with torch, for calibration and for signal-to-noise reports."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+ACT = {"SILU": F.silu, "RELU": F.relu, "GELU": F.gelu, "TANH": torch.tanh}
+
+
+def _attention(q, k, v, heads):
+    b, c, h, w = q.shape
+    split = lambda t: t.flatten(2).reshape(b, heads, c // heads, -1)            # [B, heads, d, N]
+    scores = split(q).transpose(2, 3) @ split(k) / (c // heads) ** 0.5
+    return (split(v) @ torch.softmax(scores, -1).transpose(2, 3)).reshape(b, c, h, w)
+
+
+def _conv(node, x, cache):
+    if node.name not in cache:
+        bias = node.attrs["bias"]
+        cache[node.name] = (torch.as_tensor(node.attrs["weight"], dtype=torch.float32),
+                            None if bias is None else torch.as_tensor(bias, dtype=torch.float32))
+    weight, bias = cache[node.name]
+    if node.attrs.get("up"):
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+    return F.conv2d(x, weight, bias, node.attrs["stride"], node.attrs["pad"])
+
+
+def _function(attrs, y):
+    """The fused activation of a node, if it has one."""
+    return ACT[attrs["function"]](y) if attrs.get("function") else y
+
+
+def _node(node, args, step, labels, x, cache):
+    a = node.attrs
+    if node.op == "input":
+        return x
+    if node.op == "step_table":
+        return torch.as_tensor(a["values"][step], dtype=torch.float32)[None, :, None, None].expand(x.shape[0], -1, 1, 1)
+    if node.op == "label_table":
+        return torch.as_tensor(a["values"], dtype=torch.float32)[labels][:, :, None, None]
+    if node.op == "conv":
+        y = _conv(node, args[0], cache)
+        return _function(a, y + args[1] if len(args) > 1 else y)
+    if node.op == "norm":
+        gamma, beta = (torch.as_tensor(a[k], dtype=torch.float32) for k in ("gamma", "beta"))
+        return _function(a, F.group_norm(args[0], a["groups"], gamma, beta, a["eps"]))
+    if node.op == "act":
+        return ACT[a["function"]](args[0])
+    if node.op == "add":
+        return args[0] + args[1]
+    if node.op == "cat":
+        return torch.cat(args, 1)
+    if node.op == "attention":
+        return _attention(*args, a["heads"])
+    return F.interpolate(args[0], scale_factor=2.0, mode="nearest")
+
+
+@torch.no_grad()
+def evaluate(graph, x, step, labels, watch=None, cache=None):
+    """Output [B, C, H, W] float32 of the graph at sampler step ``step`` (an index, not a timestep).
+
+    x [B, C, H, W], labels [B]. ``watch(name, tensor)`` sees every tensor. ``cache`` (a dict) keeps converted weights.
+    """
+    cache = {} if cache is None else cache
+    x, labels = torch.as_tensor(np.asarray(x), dtype=torch.float32), torch.as_tensor(np.asarray(labels), dtype=torch.long)
+    values = {}
+    for node in graph.nodes.values():
+        values[node.name] = _node(node, [values[i] for i in node.inputs], step, labels, x, cache)
+        if watch:
+            watch(node.name, values[node.name])
+    return values[graph.output]
