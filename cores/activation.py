@@ -53,7 +53,8 @@ class Activation(LiteXModule):
         contents, slope_bits = _tables()
         first = ACT[TABLE_ORDER[0]]
         assert [ACT[name] - first for name in TABLE_ORDER] == list(range(len(TABLE_ORDER)))
-        table, select = Signal(), Signal(bits_for(len(TABLE_ORDER) - 1))
+        table = Signal()
+        select = Signal(bits_for(len(TABLE_ORDER) - 1))
         self.comb += [table.eq(self.act >= first), select.eq(self.act - first)]
 
         v1, f1 = vector((16, True), n_lanes, "act_v1"), vector(8, n_lanes, "act_f1")
@@ -66,7 +67,8 @@ class Activation(LiteXModule):
             port = rom.get_port(has_re=True, mode=READ_FIRST)
             self.specials += port
             v = self.v[i]
-            value, slope = Signal((VALUE_BITS, True), name=f"act_value_{i}"), Signal((slope_bits, True), name=f"act_slope_{i}")
+            value = Signal((VALUE_BITS, True), name=f"act_value_{i}")
+            slope = Signal((slope_bits, True), name=f"act_slope_{i}")
             self.comb += [
                 port.re.eq(ce[0] & table),
                 port.adr.eq(Cat(v[8:15], ~v[15], select)),      # (v >> 8) + 128

@@ -77,6 +77,6 @@ class DotArray(Module):
             If(self.valids[3], total.eq(reduce(add, sums4))),
             If(self.valids[3] & self.w4s[3], low.eq(reduce(add, lows4))),
             If(self.valids[4],
-                If(self.w4s[4], self.low[n].eq(low), self.high[n].eq(difference[LOW_BITS:]))
+                If(self.w4s[4], self.low[n].eq(low), self.high[n].eq(difference >> LOW_BITS))
                 .Else(self.low[n].eq(total), self.high[n].eq(total))),
         ]

@@ -219,7 +219,7 @@ class PixelWalker(Module):
         self.ix0    = Signal((COORD_BITS, True), reset_less=True)
         self.oy, self.ox = Signal(12, reset_less=True), Signal(12, reset_less=True)
         self.end_x, self.end_y = Signal(), Signal()
-        p, step = self.pixel, 1 << self.pixel.stride2
+        p, step = self.pixel, Mux(self.pixel.stride2, 2, 1)
         next_row = [self.ox.eq(0), p.ix.eq(self.ix0), self.oy.eq(self.oy + 1), p.iy.eq(p.iy + step)]
         self.comb += [
             self.end_x.eq(self.ox == p.nox - 1), self.end_y.eq(self.oy == p.noy - 1),

@@ -3,6 +3,7 @@
 | block            | result                       | cycles from start to done               |
 |------------------|------------------------------|-----------------------------------------|
 | SharedMultiplier | a * b, 32 x 18 bits signed   | 2, one product a cycle                  |
+| MultiplyShift    | sum of a * b, then rshift    | 3, then 4; one product a cycle          |
 | SquareRoot       | floor(sqrt(x))               | width / 4 (two result bits a cycle)     |
 | Divider          | (r * 2^n + x) // d, n bits   | n / 2 (two quotient bits a cycle)       |
 """
@@ -11,9 +12,13 @@ from migen import *
 
 from litex.gen import LiteXModule
 
+from litediffusion.cores.arith import SHIFT_BITS, shift_stage, vector
+
 A_BITS = 32
 B_BITS = 18
 LIMB_BITS = B_BITS - 1      # unsigned digits of a long operand on the b side
+MAC_BITS = 64
+SHIFTED_BITS = 58
 
 
 class MultiplierPort(Record):
@@ -48,6 +53,53 @@ class SharedMultiplier(LiteXModule):
         self.sync += [If(port.valid, a.eq(port.a), b.eq(port.b)) for port in self.ports]
         self.sync += p.eq(a * b)
         self.comb += [port.p.eq(p) for port in self.ports]
+
+
+class MultiplyShift(LiteXModule):
+    """acc = a * b, or acc * 2^17 + a * b unless ``first``; then rshift(acc, n) for products with a ``kind``.
+
+    Input ``valid``, ``a``, ``b``, ``first``, ``kind``, ``lane``; ``acc`` shows the result three cycles later, ``rounded``
+    four cycles later, with ``out_kind`` (0: nothing) and ``out_lane``. One product a cycle, no stalls. ``shifts`` (0..63) are
+    those of kinds 1 and 2; ``clear`` forgets what is under way. Domain: |acc| < 2^63, < 2^57 where it is shifted.
+    """
+
+    def __init__(self, mul):
+        self.valid, self.first, self.clear = Signal(), Signal(), Signal()
+        self.a, self.b = Signal((A_BITS, True)), Signal((B_BITS, True))
+        self.kind, self.lane = Signal(2), Signal(3)
+        self.shifts = [Signal(SHIFT_BITS, name=f"shift{k}") for k in (1, 2)]
+        self.busy = Signal()
+        self.acc = acc = Signal((MAC_BITS, True), reset_less=True)
+        self.rounded = Signal((SHIFTED_BITS + 1, True))
+        self.out_kind, self.out_lane = Signal(2), Signal(3)
+
+        # # #
+
+        self.comb += [mul.valid.eq(self.valid), mul.a.eq(self.a), mul.b.eq(self.b)]
+        valid, first = Signal(2), Signal(2)
+        kinds = [self.kind & Replicate(self.valid, 2)] + [Signal(2, name=f"kind{i}") for i in range(4)]
+        lanes = [self.lane] + vector(3, 4, "lane")
+        self.sync += [
+            valid.eq(Cat(self.valid, valid)), first.eq(Cat(self.first, first)),
+            *[k.eq(before) for k, before in zip(kinds[1:], kinds)],
+            *[l.eq(before) for l, before in zip(lanes[1:], lanes)],
+            If(self.clear, valid.eq(0), *[k.eq(0) for k in kinds[1:]]),
+        ]
+        carried, scaled = Signal((MAC_BITS, True)), Signal((SHIFTED_BITS, True))
+        shifted = Signal((SHIFTED_BITS + 1, True), reset_less=True)
+        amount = Signal(SHIFT_BITS)
+        self.comb += [
+            If(~first[1], carried.eq(acc << LIMB_BITS)),
+            scaled.eq(acc),
+            amount.eq(Mux(kinds[3] == 1, *self.shifts)),
+            self.rounded.eq((shifted + 1) >> 1),
+            self.out_kind.eq(kinds[4]), self.out_lane.eq(lanes[4]),
+            self.busy.eq((kinds[1] | kinds[2] | kinds[3] | kinds[4]) != 0),
+        ]
+        self.sync += [
+            If(valid[1], acc.eq(carried + mul.p)),
+            shifted.eq(shift_stage(scaled, amount)),
+        ]
 
 
 class SquareRoot(LiteXModule):

@@ -19,13 +19,20 @@ class Loops(LiteXModule):
     """
 
     def __init__(self, bits=12):
-        self.n0, self.n1, self.n2 = Signal(bits), Signal(bits), Signal(bits)
-        self.load, self.step = Signal(), Signal()
-        self.end2, self.end1, self.end0 = Signal(), Signal(), Signal()
+        self.n0 = Signal(bits)
+        self.n1 = Signal(bits)
+        self.n2 = Signal(bits)
+        self.load = Signal()
+        self.step = Signal()
+        self.end2 = Signal()
+        self.end1 = Signal()
+        self.end0 = Signal()
 
         # # #
 
-        left0, left1, left2 = Signal(bits), Signal(bits), Signal(bits)
+        left0 = Signal(bits)
+        left1 = Signal(bits)
+        left2 = Signal(bits)
         self.comb += [
             self.end2.eq(left2 == 0),
             self.end1.eq(self.end2 & (left1 == 0)),
@@ -55,7 +62,8 @@ class AffineAddress(LiteXModule):
         # # #
 
         stride0, stride1, stride2 = strides
-        start0, start1 = Signal(bits, name=f"{name}_start0"), Signal(bits, name=f"{name}_start1")
+        start0 = Signal(bits, name=f"{name}_start0")
+        start1 = Signal(bits, name=f"{name}_start1")
         here, stride, following = (Signal(bits, name=f"{name}_{what}") for what in ("here", "stride", "following"))
         self.comb += [
             here.eq(self.address), stride.eq(stride2),

@@ -42,15 +42,22 @@ class PostScalars(LiteXModule):
     """
 
     def __init__(self, ce):
-        self.shift, self.rshift, self.oshift, self.extra = Signal(8), Signal(8), Signal(8), Signal(5)
-        self.rmult, self.omult = Signal((16, True)), Signal((16, True))
+        self.shift = Signal(8)
+        self.rshift = Signal(8)
+        self.oshift = Signal(8)
+        self.extra = Signal(5)
+        self.rmult = Signal((16, True))
+        self.omult = Signal((16, True))
 
         # # #
 
         shift2, rshift2, oshift2 = (Signal(8, name=f"{n}2", reset_less=True) for n in ("shift", "rshift", "oshift"))
-        extra2, total3 = Signal(5, reset_less=True), Signal(9, reset_less=True)
-        rmult2, omult2 = Signal((16, True), reset_less=True), Signal((16, True), reset_less=True)
-        rshift3, oshift3 = Signal(SHIFT_BITS, reset_less=True), Signal(SHIFT_BITS, reset_less=True)
+        extra2 = Signal(5, reset_less=True)
+        total3 = Signal(9, reset_less=True)
+        rmult2 = Signal((16, True), reset_less=True)
+        omult2 = Signal((16, True), reset_less=True)
+        rshift3 = Signal(SHIFT_BITS, reset_less=True)
+        oshift3 = Signal(SHIFT_BITS, reset_less=True)
         self.shift4 = Signal(SHIFT_BITS, reset_less=True)
         self.sync += [
             If(ce[1],
@@ -100,7 +107,10 @@ class PostLanes(LiteXModule):
         self.m = [Signal((16, True), name=f"m1_{i}") for i in range(n_lanes)]
         self.o = [Signal((32, True), name=f"o1_{i}") for i in range(n_lanes)]
         self.row_max = Signal((32, True))
-        self.operand, self.mul, self.act, self.out_type = Signal(), Signal(), Signal(3), Signal(2)
+        self.operand = Signal()
+        self.mul = Signal()
+        self.act = Signal(3)
+        self.out_type = Signal(2)
         self.out = vector((OUT_BITS, True), n_lanes, "out18")
 
         # # #

@@ -24,16 +24,26 @@ class RowReciprocal(LiteXModule):
     """
 
     def __init__(self):
-        self.start, self.total = Signal(), Signal((32, True))
-        self.busy, self.done = Signal(), Signal()
-        self.m, self.e = Signal(16), Signal(5, reset_less=True)
+        self.start = Signal()
+        self.total = Signal((32, True))
+        self.busy = Signal()
+        self.done = Signal()
+        self.m = Signal(16)
+        self.e = Signal(5, reset_less=True)
 
         # # #
 
-        divisor, remainder = Signal(31, reset_less=True), Signal(32, reset_less=True)
-        quotient, left, normalise = Signal(16, reset_less=True), Signal(4), Signal()
-        length, leading = Signal(5), Signal(31)
-        reduced, doubled, following, bits = Signal(32), Signal(32), Signal(32), Signal(2)
+        divisor = Signal(31, reset_less=True)
+        remainder = Signal(32, reset_less=True)
+        quotient = Signal(16, reset_less=True)
+        left = Signal(4)
+        normalise = Signal()
+        length = Signal(5)
+        leading = Signal(31)
+        reduced = Signal(32)
+        doubled = Signal(32)
+        following = Signal(32)
+        bits = Signal(2)
         self.comb += [
             *[If(divisor[i], length.eq(i + 1), leading.eq(1 << i)) for i in range(31)],
             bits[1].eq(remainder >= divisor),
@@ -59,8 +69,11 @@ class _Tree(LiteXModule):
     """Common part of row reductions: log2(lanes) registered levels, then an accumulator; ``done`` with the result."""
 
     def __init__(self, lanes):
-        self.valid, self.first, self.last = Signal(), Signal(), Signal()
-        self.done, self.busy = Signal(), Signal()
+        self.valid = Signal()
+        self.first = Signal()
+        self.last = Signal()
+        self.done = Signal()
+        self.busy = Signal()
 
         # # #
 
@@ -102,7 +115,8 @@ class RowSums(_Tree):
 
     def __init__(self, values, squares):
         _Tree.__init__(self, len(values))
-        self.s, self.q = Signal((32, True), reset_less=True), Signal(ROW_SQUARES_BITS, reset_less=True)
+        self.s = Signal((32, True), reset_less=True)
+        self.q = Signal(ROW_SQUARES_BITS, reset_less=True)
 
         # # #
 
@@ -128,8 +142,12 @@ class ChannelSums(LiteXModule):
     """
 
     def __init__(self, values, squares, port):
-        self.valid, self.first, self.last = Signal(), Signal(), Signal()
-        self.load, self.record, self.accumulate = Signal(), Signal(len(port.r_adr)), Signal()
+        self.valid = Signal()
+        self.first = Signal()
+        self.last = Signal()
+        self.load = Signal()
+        self.record = Signal(len(port.r_adr))
+        self.accumulate = Signal()
         self.busy = Signal()
 
         # # #

@@ -9,13 +9,7 @@
 #define MOST_CYCLES 0xf0000000u
 #define BEAT_POLLS 256u
 
-static const uint8_t counter_regs[COUNTERS] = {
-	LDI_REG_CYCLES, LDI_REG_MAC_CYCLES, LDI_REG_DRAM_READS, LDI_REG_DRAM_WRITES,
-	LDI_REG_LOAD_BUSY, LDI_REG_LOAD_WAIT_TOKEN, LDI_REG_LOAD_WAIT_DRAM, LDI_REG_LOAD_DESCRIPTORS,
-	LDI_REG_GEMM_BUSY, LDI_REG_GEMM_WAIT_TOKEN, LDI_REG_GEMM_WAIT_DRAM, LDI_REG_GEMM_DESCRIPTORS,
-	LDI_REG_POST_BUSY, LDI_REG_POST_WAIT_TOKEN, LDI_REG_POST_WAIT_DRAM, LDI_REG_POST_DESCRIPTORS,
-	LDI_REG_STORE_BUSY, LDI_REG_STORE_WAIT_TOKEN, LDI_REG_STORE_WAIT_DRAM, LDI_REG_STORE_DESCRIPTORS,
-};
+_Static_assert(COUNTER(STORE_DESCRIPTORS) - COUNTER(LOAD_BUSY) + 1 == QUEUE_COUNTERS, "queue counters are not consecutive");
 
 void engine_clear(struct engine *e)
 {
@@ -53,12 +47,12 @@ void engine_publish(struct engine *e)
 	}
 	hw->mailbox_write(LDI_STATE_HEARTBEAT, ++e->heartbeat);
 	hw->mailbox_write(LDI_STATE_ENGINE_RUNS, e->runs);
-	publish64(hw, LDI_STATE_ENGINE_CYCLES, e->sums[0]);
-	publish64(hw, LDI_STATE_MAC_CYCLES, e->sums[1]);
-	publish64(hw, LDI_STATE_DRAM_READS, e->sums[2]);
-	publish64(hw, LDI_STATE_DRAM_WRITES, e->sums[3]);
-	for (uint32_t i = 4; i < COUNTERS; i++)
-		publish64(hw, LDI_STATE_QUEUE_COUNTERS + 8 * (i - 4), e->sums[i]);
+	publish64(hw, LDI_STATE_ENGINE_CYCLES, e->sums[COUNTER(CYCLES)]);
+	publish64(hw, LDI_STATE_MAC_CYCLES, e->sums[COUNTER(MAC_CYCLES)]);
+	publish64(hw, LDI_STATE_DRAM_READS, e->sums[COUNTER(DRAM_READS)]);
+	publish64(hw, LDI_STATE_DRAM_WRITES, e->sums[COUNTER(DRAM_WRITES)]);
+	for (uint32_t i = 0; i < QUEUE_COUNTERS; i++)
+		publish64(hw, LDI_STATE_QUEUE_COUNTERS + 8 * i, e->sums[COUNTER(LOAD_BUSY) + i]);
 	publish64(hw, LDI_STATE_TOTAL_CYCLES, e->total_cycles);
 }
 
@@ -190,8 +184,7 @@ bool engine_run(struct engine *e, const uint32_t program[2], const uint32_t inde
 		engine_failed(e, f);
 		return false;
 	}
-	for (uint32_t i = 0; i < COUNTERS; i++)
-		e->last[i] = hw->get_reg(counter_regs[i]);
+	hw->get_regs(LDI_REG_CYCLES, COUNTERS, e->last);
 	e->runs++;
 	return true;
 }

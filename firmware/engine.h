@@ -5,8 +5,10 @@
 #include "hw.h"
 #include "job.h"
 
-/* cycles, mac_cycles, dram_reads, dram_writes, then the queues' counters in the order of the mailbox. */
-#define COUNTERS (4 + LDI_QUEUES * LDI_QUEUE_COUNTERS)
+/* The engine's counters are the registers from CYCLES to the table's end; COUNTER(NAME) is the place of one of them. */
+#define COUNTERS (LDI_REG_COUNT - LDI_REG_CYCLES)
+#define COUNTER(name) (LDI_REG_##name - LDI_REG_CYCLES)
+#define QUEUE_COUNTERS (LDI_QUEUES * LDI_QUEUE_COUNTERS)
 
 struct engine {
 	const struct hw *hw;

@@ -65,6 +65,10 @@ class FakeHardware:
             self.ends = None
         return self.regs[REGS[reg].name]
 
+    def get_regs(self, first, count, values):
+        for i in range(count):
+            values[i] = self.get_reg(first + i)
+
     def cycles(self):
         self.now += CPU_CYCLES
         return self.now & 0xFFFFFFFF

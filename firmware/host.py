@@ -19,7 +19,8 @@ FOLDER = Path(__file__).resolve().parent
 
 # struct hw: member -> (result, arguments), in the order of hw.h
 HW_CALLS = {
-    "set_reg": (None, ct.c_uint32, ct.c_uint32), "get_reg": (ct.c_uint32, ct.c_uint32), "cycles": (ct.c_uint32,),
+    "set_reg": (None, ct.c_uint32, ct.c_uint32), "get_reg": (ct.c_uint32, ct.c_uint32),
+    "get_regs": (None, ct.c_uint32, ct.c_uint32, ct.POINTER(ct.c_uint32)), "cycles": (ct.c_uint32,),
     "mailbox_read": (ct.c_uint32, ct.c_uint32), "mailbox_write": (None, ct.c_uint32, ct.c_uint32),
     "doorbell_pending": (ct.c_bool,), "doorbell_clear": (None,),
     "window_read": (ct.c_uint32, ct.c_uint32), "window_write": (None, ct.c_uint32, ct.c_uint32),

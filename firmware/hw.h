@@ -11,6 +11,8 @@ struct hw {
 	/* Engine registers. Writing 1 to LDI_REG_START or LDI_REG_RESET pulses them. */
 	void (*set_reg)(enum ldi_reg reg, uint32_t value);
 	uint32_t (*get_reg)(enum ldi_reg reg);
+	/* The registers first, first + 1, ... of the table: one call, because it stands between two programs. */
+	void (*get_regs)(enum ldi_reg first, uint32_t count, uint32_t *values);
 
 	/* System clock cycles, free-running, modulo 2^32. */
 	uint32_t (*cycles)(void);

@@ -26,6 +26,12 @@ static uint32_t get_reg(enum ldi_reg reg)
 {
 	return csr_read_simple(engine_regs[reg]);
 }
+
+static void get_regs(enum ldi_reg first, uint32_t count, uint32_t *values)
+{
+	for (const unsigned long *at = engine_regs + first; count; count--)
+		*values++ = csr_read_simple(*at++);
+}
 #else
 /* A SoC without an engine boots and reports WRONG_CONFIG: its configuration hash reads 0. */
 static void set_reg(enum ldi_reg reg, uint32_t value)
@@ -38,6 +44,13 @@ static uint32_t get_reg(enum ldi_reg reg)
 {
 	(void)reg;
 	return 0;
+}
+
+static void get_regs(enum ldi_reg first, uint32_t count, uint32_t *values)
+{
+	(void)first;
+	while (count--)
+		*values++ = 0;
 }
 #endif
 
@@ -103,7 +116,7 @@ static void reboot(void)
 }
 
 const struct hw hw_soc = {
-	.set_reg = set_reg, .get_reg = get_reg, .cycles = cycles,
+	.set_reg = set_reg, .get_reg = get_reg, .get_regs = get_regs, .cycles = cycles,
 	.mailbox_read = mailbox_read, .mailbox_write = mailbox_write,
 	.doorbell_pending = doorbell_pending, .doorbell_clear = doorbell_clear,
 	.window_read = window_read, .window_write = window_write, .sync_memory = sync_memory,

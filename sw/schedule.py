@@ -34,11 +34,20 @@ def _fixed(**coefs):
     return out
 
 
-def ddim_coefs(ab, ab_next, eta=0.0, clip=1.0):
-    """DDIM with the clipped x0 and the unmodified eps: x' = sqrt(ab') x0 + sqrt(1 - ab' - sigma^2) eps + sigma z."""
+def ddim_coefs(ab, ab_next, eta=0.0, clip=1.0, recompute_eps=True):
+    """DDIM: x' = sqrt(ab') x0 + k eps + sigma z with k = sqrt(1 - ab' - sigma^2) and x0 clipped.
+
+    ``recompute_eps``: eps is derived again from the clipped x0 (diffusers: use_clipped_model_output), which keeps guided
+    pictures from growing bold; then x' = (sqrt(ab') - k' sqrt(ab)) x0 + k' x + sigma z with k' = k / sqrt(1 - ab).
+    """
     sigma = eta * np.sqrt((1 - ab_next) / (1 - ab)) * np.sqrt(1 - ab / ab_next)
+    k = np.sqrt(max(1 - ab_next - sigma ** 2, 0.0))
+    a, b, c = np.sqrt(ab_next), k, 0.0
+    if recompute_eps:
+        c = k / np.sqrt(1 - ab)
+        a, b = a - c * np.sqrt(ab), 0.0
     return _fixed(c1=1 / np.sqrt(ab), c2=-np.sqrt((1 - ab) / ab), clip=int(round(clip * STATE_ONE)) if clip else NO_CLIP,
-                  a=np.sqrt(ab_next), b=np.sqrt(max(1 - ab_next - sigma ** 2, 0.0)), c=0.0, d=0.0, sigma=sigma)
+                  a=a, b=b, c=c, d=0.0, sigma=sigma)
 
 
 def ddpm_coefs(ab, ab_next, clip=1.0):

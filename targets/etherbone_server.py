@@ -12,13 +12,17 @@ in which only the following differs, and only for loopback addresses:
 """
 
 import ipaddress
+import os
 import socket
 import sys
+import threading
+import time
 
 from litex.tools import litex_server
 from litex.tools.remote import comm_udp
 
 READ_WORDS = 255
+PARENT_VARIABLE = "LITEDIFFUSION_PARENT"     # process whose end ends the server
 
 
 class LoopbackUDP(comm_udp.CommUDP):
@@ -46,7 +50,15 @@ class Server(litex_server.RemoteServer):
                 self.lock = False
 
 
+def _follow_parent(parent):
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(0)
+
+
 def main():
+    if PARENT_VARIABLE in os.environ:
+        threading.Thread(target=_follow_parent, args=[int(os.environ[PARENT_VARIABLE])], daemon=True).start()
     merge_reads = litex_server._read_merger
     litex_server._read_merger = lambda addrs, max_length, bursts: merge_reads(addrs, READ_WORDS, bursts)
     litex_server.RemoteServer = Server

@@ -11,16 +11,26 @@ from importlib.metadata import version
 import json
 import os
 from pathlib import Path
+import re
+import socket
+import subprocess
 import sys
 import tempfile
+import time
 
 from litediffusion.cores.config import PRESETS
+from litediffusion.soc import mailbox, memory_map
 from litediffusion.targets import verilator
+from litediffusion.targets.etherbone_server import PARENT_VARIABLE
 
 PACKAGE = Path(__file__).resolve().parent.parent
 SIM_SOURCES = PACKAGE / "soc" / "sim"
 DEFAULT_BUILD_DIR = "build/sim"
 UDP_PORT = 1234
+
+
+class SimError(RuntimeError):
+    """The simulation or its litex_server did not come up; the message holds the end of the log."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +78,11 @@ def _generate(build_dir, preset):
 
 
 def _gateware_key(preset):
-    """Identity of everything that the generated SoC depends on."""
+    """Identity of everything that the generated SoC depends on. Golden models are no part of it."""
     h = hashlib.sha256(f"{preset} {PACKAGE} {[version(p) for p in ('migen', 'litex', 'litedram', 'liteeth')]}".encode())
     folders = ("cores", "soc", "targets")
-    for path in sorted(p for folder in folders for p in (PACKAGE / folder).glob("*.py")):
+    sources = (p for folder in folders for p in (PACKAGE / folder).glob("*.py") if not p.stem.endswith("_model"))
+    for path in sorted(sources):
         h.update(path.name.encode() + path.read_bytes())
     return h.hexdigest()
 
@@ -87,6 +98,118 @@ def prepare_run_dir(files, run_dir):
     (Path(run_dir) / "sim_rom.init").write_text("".join(f"{word:08x}\n" for word in words))
 
 
+class SimServer:
+    """A running simulation with litex_server in front of it; a context manager.
+
+    build_dir, preset   as in build_sim, which is called first
+    port                TCP port of litex_server (0: any free one)
+    start_timeout_s     longest wait until the firmware answers through litex_server
+
+    Attributes: ``host``, ``port``, ``csr_csv`` (what LitexLink and RemoteClient need), ``udp_port``. Both processes
+    end with ``stop``, or with this process. Raises SimError, with the end of the log, if one does not come up.
+    """
+
+    host = "127.0.0.1"
+
+    def __init__(self, build_dir=DEFAULT_BUILD_DIR, preset="ecpix5", port=0, start_timeout_s=60):
+        self._files = build_sim(build_dir, preset)
+        self.csr_csv, self.port, self.udp_port = self._files.csr_csv, port, None
+        self._timeout = start_timeout_s
+        self._folder = self._sim = self._server = None
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def start(self):
+        """Start both and wait until the firmware is up; returns self."""
+        self._folder = tempfile.TemporaryDirectory(prefix="litediffusion-sim-")
+        prepare_run_dir(self._files, self._folder.name)
+        try:
+            deadline = time.monotonic() + self._timeout
+            self._sim = self._spawn("sim", [str(self._files.executable), "0", str(os.getpid())])
+            self.udp_port = int(self._wait_for("sim", r"udp 127\.0\.0\.1:(\d+)", deadline))
+            self.port = self.port or _free_tcp_port()
+            self._server = self._spawn("server", [
+                sys.executable, "-u", "-m", "litediffusion.targets.etherbone_server", "--udp", "--udp-ip", "127.0.0.1",
+                "--udp-port", str(self.udp_port), "--bind-ip", self.host, "--bind-port", str(self.port)])
+            self._wait_for_firmware(deadline)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self):
+        """End both processes and remove their folder."""
+        for process in (self._server, self._sim):
+            if process is not None:
+                process.terminate()
+                process.wait()
+        self._server = self._sim = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def link(self, **kwargs):
+        """A new LitexLink to the simulation."""
+        from litediffusion.sw.devices.litex_link import LitexLink
+
+        return LitexLink(self.host, self.port, self.csr_csv, **kwargs)
+
+    @property
+    def sim_pid(self):
+        return self._sim.pid
+
+    @property
+    def server_pid(self):
+        return self._server.pid
+
+    def log(self, name="sim"):
+        """Text that the process ``sim`` (console of the firmware included) or ``server`` has written."""
+        return Path(self._folder.name, f"{name}.log").read_text(errors="replace")
+
+    def _spawn(self, name, command):
+        with open(Path(self._folder.name, f"{name}.log"), "w") as log:
+            return subprocess.Popen(command, cwd=self._folder.name, stdin=subprocess.DEVNULL, stdout=log,
+                                    stderr=subprocess.STDOUT,
+                                    env={**os.environ, PARENT_VARIABLE: str(os.getpid())})
+
+    def _check(self, deadline, what):
+        for name, process in (("sim", self._sim), ("server", self._server)):
+            if process is not None and process.poll() is not None:
+                raise SimError(f"the process {name!r} ended with status {process.returncode}; its log:\n"
+                               + self.log(name)[-2000:])
+        if time.monotonic() > deadline:
+            raise SimError(f"{what} within {self._timeout} s; console:\n{self.log()[-2000:]}")
+        time.sleep(0.05)
+
+    def _wait_for(self, name, pattern, deadline):
+        while not (match := re.search(pattern, self.log(name))):
+            self._check(deadline, f"{name} did not print {pattern!r}")
+        return match[1]
+
+    def _wait_for_firmware(self, deadline):
+        from litediffusion.sw.devices.errors import ConnectionLost
+
+        self._wait_for("server", r"tcp port: (\d+)", deadline)
+        while True:
+            try:
+                with self.link(timeout_s=2) as link:
+                    while link.read_words(memory_map.MAILBOX_BASE, 1) != [mailbox.MAGIC]:
+                        self._check(deadline, "the firmware did not come up")
+                return
+            except ConnectionLost:
+                self._check(deadline, "litex_server did not answer")
+
+
+def _free_tcp_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=UDP_PORT, help="UDP port of Etherbone (0: any free one)")
@@ -96,16 +219,18 @@ def main():
     args = parser.parse_args()
     try:
         files = build_sim(args.build_dir, args.preset)
-    except (verilator.VerilatorError, RuntimeError) as error:
+    except RuntimeError as error:
         sys.exit(f"error: {error}")
     if args.no_run:
         print(files.executable)
         return
     with tempfile.TemporaryDirectory(prefix="litediffusion-sim-") as run_dir:
         prepare_run_dir(files, run_dir)
-        os.chdir(run_dir)
-        pid = os.spawnv(os.P_NOWAIT, files.executable, [files.executable.name, str(args.port)])
-        os.waitpid(pid, 0)
+        sim = subprocess.Popen([files.executable, str(args.port), str(os.getpid())], cwd=run_dir)
+        try:
+            sys.exit(sim.wait())
+        except KeyboardInterrupt:
+            sim.wait()
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ VERILATOR_FLAGS = ("--cc", "-O3", "--flatten", "--x-assign", "fast", "--x-initia
                    "--unroll-count", "256", "-Wno-fatal", "-Wno-WIDTH", "-Wno-CASEINCOMPLETE", "-Wno-COMBDLY",
                    "-Wno-BLKANDNBLK", "-Wno-UNOPTFLAT", "-Wno-MULTIDRIVEN", "-Wno-INITIALDLY", "-Wno-PINMISSING",
                    "-Wno-STMTDLY")
+RUNTIME = ("verilated", "verilated_threads")
 CXX_FLAGS = ("-std=gnu++17", "-w")
 OPT_FAST = "-O2"
 OPT_SLOW = "-O0"                # constructors and reset code run once
@@ -66,6 +67,7 @@ def build(verilog, cpp, build_dir, top, *, shared=False, flags=(), cflags=(), ld
         if not _is_current(build_dir / "model.key", model_key):
             _build_model(verilog, build_dir, top, flags, cxx, common)
             (build_dir / "model.key").write_text(model_key)
+        _build_runtime(build_dir, cxx, common)
         if not (output.exists() and _is_current(build_dir / "link.key", key)):
             _link(cpp, include, build_dir, output, cxx, common, ["-shared", *ldflags] if shared else ldflags)
             (build_dir / "link.key").write_text(key)
@@ -80,8 +82,17 @@ def _build_model(verilog, build_dir, top, flags, cxx, common):
     env = {**os.environ, "VERILATOR_ROOT": str(ROOT)}
     _run([str(ROOT / "bin" / "verilator_bin"), *VERILATOR_FLAGS, *flags, "--top-module", top, "--Mdir", str(obj),
           *map(str, verilog)], build_dir / "verilator.log", env)
-    runtime = [ROOT / "include" / "verilated.cpp", ROOT / "include" / "verilated_threads.cpp"]
-    _compile([*sorted(obj.glob("*.cpp")), *runtime], obj, [obj], build_dir, cxx, common)
+    _compile(sorted(obj.glob("*.cpp")), obj, [obj], build_dir, cxx, common)
+
+
+def _build_runtime(build_dir, cxx, common):
+    """Verilator's own sources -> objects in build_dir/runtime, which a change of the Verilog leaves alone."""
+    runtime, stamp = build_dir / "runtime", build_dir / "runtime.key"
+    key = _digest([], [cxx, OPT_FAST, *common])
+    if not _is_current(stamp, key):
+        runtime.mkdir(exist_ok=True)
+        _compile([ROOT / "include" / f"{name}.cpp" for name in RUNTIME], runtime, [], build_dir, cxx, common)
+        stamp.write_text(key)
 
 
 def _link(cpp, include, build_dir, output, cxx, common, ldflags):
@@ -90,9 +101,9 @@ def _link(cpp, include, build_dir, output, cxx, common, ldflags):
     shutil.rmtree(user, ignore_errors=True)
     user.mkdir()
     _compile(cpp, user, [build_dir / "obj", *include], build_dir, cxx, common)
-    objects = [*sorted((build_dir / "obj").glob("*.o")), *sorted(user.glob("*.o"))]
+    objects = [str(o) for folder in ("obj", "user", "runtime") for o in sorted((build_dir / folder).glob("*.o"))]
     temporary = output.with_suffix(".new")      # a running simulation keeps its old file
-    _run([cxx, "-o", str(temporary), *map(str, objects), "-lpthread", "-latomic", *ldflags], build_dir / "link.log")
+    _run([cxx, "-o", str(temporary), *objects, "-lpthread", "-latomic", *ldflags], build_dir / "link.log")
     temporary.replace(output)
 
 
@@ -103,7 +114,7 @@ def _compile(sources, out, include, build_dir, cxx, common):
 
     def one(source):
         level = OPT_SLOW if "__Slow" in source.name or "__Syms" in source.name else OPT_FAST
-        _run([cxx, *common, level, *includes, "-c", str(source), "-o", str(out / (source.stem + ".o"))],
+        _run([cxx, level, *common, *includes, "-c", str(source), "-o", str(out / (source.stem + ".o"))],
              build_dir / f"{source.stem}.log")
 
     with ThreadPoolExecutor(JOBS) as pool:

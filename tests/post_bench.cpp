@@ -36,7 +36,7 @@ struct Reader {
         else for (unsigned i = 0; i < bytes / 4; i++) data[i] = random32();
         return random32() % 1000 >= permille;
     }
-    void sample(bool valid, bool ready, unsigned adr) { granted = valid && ready ? adr : -1; }
+    void sample(bool valid, bool ready, unsigned adr) { granted = valid && ready ? int64_t(adr) : -1; }
 };
 
 void write_word(uint8_t *memory, unsigned adr, unsigned we, const uint32_t *data) {
@@ -55,7 +55,6 @@ struct Memories {
     uint32_t row_words, stat_words;
 };
 
-// STAT(n) expands for the eight lanes.
 #define LANES(F) F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7)
 
 static void transfer_records(const Memories &m, bool load) {
@@ -86,8 +85,10 @@ static void transfer_records(const Memories &m, bool load) {
     top->stat_we = 0;
 }
 
-// Runs ``count`` descriptors back to back. permille: refusal rate of acc, src, opr, wr, wwr. cycles[i]: from taken to
-// done, stalls[i]: of them with ``stall``. Returns 0, the error code, or -1 after ``limit`` cycles.
+// Runs ``count`` descriptors back to back. permille: refusal rate of acc, src, opr, wr, wwr
+// and rate of ``halt``. cycles[i]: from taken to
+// done, stalls[i]: of them with ``stall``. Returns 0, the error code, -1 after ``limit`` cycles, -2 for activity after an
+// error, -3 for an access during ``halt``.
 extern "C" int post_run(const uint8_t *descs, unsigned count, Memories *m, uint64_t seed, const uint32_t *permille,
                         uint32_t limit, uint32_t *cycles, uint32_t *stalls) {
     if (!top) top = new VPostBench;
@@ -109,7 +110,9 @@ extern "C" int post_run(const uint8_t *descs, unsigned count, Memories *m, uint6
         memcpy(&top->param_dat[0], m->param + param_adr * 64, 64);
         top->sink_valid = sent < count;
         if (sent < count) memcpy(&top->sink_desc[0], descs + 64 * sent, 64);
+        top->halt = random32() % 1000 < permille[5];
         top->eval();
+        if (top->halt && (top->acc_valid || top->src_valid || top->opr_valid || top->wr_valid || top->wwr_valid)) return -3;
         acc.sample(top->acc_valid, top->acc_ready, top->acc_adr);
         src.sample(top->src_valid, top->src_ready, top->src_adr);
         opr.sample(top->opr_valid, top->opr_ready, top->opr_adr);
@@ -124,6 +127,7 @@ extern "C" int post_run(const uint8_t *descs, unsigned count, Memories *m, uint6
         tick();
         if (failed) break;
     }
+    top->halt = 0;
     if (finished == count) result = 0;
     for (unsigned i = 0; i < 100 && result > 0; i++) {      // nothing may be finished or taken after an error
         top->sink_valid = 1;

@@ -18,7 +18,7 @@ def values(folder, expressions, config=CONFIG):
     (folder / "ldi_tables.h").write_text(header.generate(config))
     lines = "".join(f'printf("%lu\\n", (unsigned long)({e}));' for e in expressions)
     (folder / "t.c").write_text('#include <stdio.h>\n#include <stddef.h>\n#include "ldi_tables.h"\n'
-                                f"static const uint32_t program[] = LDI_SELFTEST_PROGRAM;\nint main(void) {{ {lines} }}\n")
+                                f"const uint32_t program[] = LDI_SELFTEST_PROGRAM;\nint main(void) {{ {lines} }}\n")
     subprocess.run([host.os.environ.get("CC", "gcc"), "-Wall", "-Werror", f"-I{folder}", "-o", folder / "t", folder / "t.c"],
                    check=True)
     return [int(line) for line in subprocess.run([folder / "t"], check=True, capture_output=True).stdout.split()]

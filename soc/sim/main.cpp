@@ -1,10 +1,10 @@
 // Runs the simulated SoC: clock, console on stdin and stdout, Etherbone on a UDP socket.
+// Arguments: UDP port (0: any free one), process whose end ends the simulation.
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -88,14 +88,15 @@ static void poll_console(Vsim &sim, bool &open)
 	sim.serial_sink_data = byte;
 }
 
-static void run(Vsim &sim, UdpBridge &bridge, uint64_t &cycles)
+// Until a signal comes or the process `parent` (0: none) is no longer the parent.
+static void run(Vsim &sim, UdpBridge &bridge, pid_t parent, uint64_t &cycles)
 {
 	EthernetPort ethernet(sim, bridge);
 	bool console_open = true;
 	sim.serial_source_ready = 1;
 	sim.sys_clk = 0;
 	sim.eval();
-	while (!stop && !Verilated::gotFinish()) {
+	while (!stop && !Verilated::gotFinish() && (!parent || getppid() == parent)) {
 		bridge.poll();
 		poll_console(sim, console_open);
 		for (int i = 0; i < POLL_CYCLES; i++) {
@@ -131,18 +132,13 @@ int main(int argc, char **argv)
 	pid_t parent = argc > 2 ? atoi(argv[2]) : 0;
 	signal(SIGTERM, on_signal);
 	signal(SIGINT, on_signal);
-	if (parent) {
-		prctl(PR_SET_PDEATHSIG, SIGTERM);
-		if (getppid() != parent)
-			return 0;
-	}
 	try {
 		UdpBridge bridge(port, DEVICE_IP, DEVICE_MAC, DEVICE_PORT);
 		fprintf(stderr, "etherbone on udp 127.0.0.1:%d\n", bridge.port());
 		Vsim sim;
 		uint64_t cycles = 0;
 		double wall = now(CLOCK_MONOTONIC), cpu = now(CLOCK_PROCESS_CPUTIME_ID);
-		run(sim, bridge, cycles);
+		run(sim, bridge, parent, cycles);
 		wall = now(CLOCK_MONOTONIC) - wall;
 		cpu = now(CLOCK_PROCESS_CPUTIME_ID) - cpu;
 		fprintf(stderr, "%llu cycles, %.3f MHz (%.3f MHz of CPU time)\n", (unsigned long long)cycles,

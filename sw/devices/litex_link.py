@@ -13,7 +13,7 @@ TIMEOUT_S = 12.0
 # A board drops what arrives while a packet is being written, so each packet waits for the one before it. The
 # simulated Ethernet holds the sender off instead, and the socket's buffer keeps this many packets.
 PACKETS_IN_FLIGHT = 1
-PACKETS_IN_FLIGHT_SIM = 1
+PACKETS_IN_FLIGHT_SIM = 16
 
 
 class _Client(RemoteClient):

@@ -14,13 +14,23 @@ from .schedule import ddim_sample
 from .unet import IMAGE_SIZE, NUM_CLASSES, load_unet
 
 
-def generate(model, per_class, steps, guidance, eta=0.0, seed=0):
+def generate(model, per_class, steps, guidance, eta=0.0, seed=0, recompute_eps=False):
     """per_class images of every digit: ([10 * per_class, 1, 16, 16], labels)."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(NUM_CLASSES).repeat(per_class)
     shape = (len(labels), 1, IMAGE_SIZE, IMAGE_SIZE)
     noise = torch.randn(shape, generator=generator)
-    return ddim_sample(model, noise, labels, steps, guidance, eta, generator=generator), labels
+    images = ddim_sample(
+        model,
+        noise,
+        labels,
+        steps,
+        guidance,
+        eta,
+        generator=generator,
+        recompute_eps=recompute_eps,
+    )
+    return images, labels
 
 
 def to_grid(images, columns=NUM_CLASSES):
@@ -45,6 +55,7 @@ def main():
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--guidance", type=float, nargs="+", default=[2.0])
     parser.add_argument("--eta", type=float, default=0.0)
+    parser.add_argument("--recompute-eps", action="store_true", help="see ddim_step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--png", help="write the digits of the last guidance as a grid")
     args = parser.parse_args()
@@ -52,7 +63,13 @@ def main():
     model, judge = load_unet(args.unet), load_classifier(args.classifier)
     for guidance in args.guidance:
         images, labels = generate(
-            model, args.per_class, args.steps, guidance, args.eta, args.seed
+            model,
+            args.per_class,
+            args.steps,
+            guidance,
+            args.eta,
+            args.seed,
+            args.recompute_eps,
         )
         share = accuracy(judge, images, labels)
         print(f"guidance {guidance:g}: {share:.1%} of {len(images)} digits recognised", flush=True)

@@ -47,24 +47,38 @@ def guided_eps(model, x, t, labels, guidance):
     return uncond + guidance * (cond - uncond)
 
 
-def ddim_step(x, eps, ab, ab_next, sigma=0.0, noise=None, clip=1.0):
+def ddim_step(x, eps, ab, ab_next, sigma=0.0, noise=None, clip=1.0, recompute_eps=False):
     """One DDIM update from signal level ab to ab_next (ab_next = 1: the end).
 
-    The estimate of the clean image is clipped to [-clip, clip]; eps is not
-    recomputed after the clip.
+    The estimate x0 of the clean image is clipped to [-clip, clip]. With
+    recompute_eps the noise is then derived anew from x and the clipped x0,
+    which keeps the two consistent; without it eps stays what the model said.
     """
     x0 = (x - np.sqrt(1.0 - ab) * eps) / np.sqrt(ab)
     x0 = x0.clamp(-clip, clip)
+    if recompute_eps:
+        eps = (x - np.sqrt(ab) * x0) / np.sqrt(1.0 - ab)
     x = np.sqrt(ab_next) * x0 + np.sqrt(max(1.0 - ab_next - sigma**2, 0.0)) * eps
     return x if noise is None else x + sigma * noise
 
 
 @torch.no_grad()
-def ddim_sample(model, x_T, labels, steps, guidance, eta=0.0, clip=1.0, generator=None):
+def ddim_sample(
+    model,
+    x_T,
+    labels,
+    steps,
+    guidance,
+    eta=0.0,
+    clip=1.0,
+    generator=None,
+    recompute_eps=False,
+):
     """Draw images: x_T [B, 1, 16, 16] unit noise, labels [B] -> [B, 1, 16, 16].
 
     guidance is the weight w (1: no guidance); generator supplies the fresh
-    noise, used only when eta > 0.
+    noise, used only when eta > 0. Guidance pushes x0 far out of range, so
+    w >= 1.5 with eta 0 wants recompute_eps (see the README).
     """
     alphas = make_alphas_cumprod()
     timesteps = ddim_timesteps(steps)
@@ -75,5 +89,5 @@ def ddim_sample(model, x_T, labels, steps, guidance, eta=0.0, clip=1.0, generato
         sigma = ddim_sigma(ab, ab_next, eta)
         noise = torch.randn(x.shape, generator=generator) if sigma > 0 else None
         eps = guided_eps(model, x, t, labels, guidance)
-        x = ddim_step(x, eps, ab, ab_next, sigma, noise, clip)
+        x = ddim_step(x, eps, ab, ab_next, sigma, noise, clip, recompute_eps)
     return x

@@ -1,0 +1,189 @@
+"""The litex device: any SoC, simulated or on a board, behind litex_server. The firmware runs the denoising loop."""
+
+import secrets
+import time
+
+from litediffusion.soc import mailbox
+from litediffusion.soc.memory_map import MAILBOX_BASE
+from litediffusion.sw.devices.base import WATCHDOG, Device, EngineStopped, Results, check_job
+from litediffusion.sw.devices.errors import AddressError, ConnectionLost, DeviceBusy, DeviceFault, WrongDevice
+from litediffusion.sw.devices.litex_link import LitexLink
+from litediffusion.cores import isa
+
+POLL_S = 0.1
+SILENCE_S = 60.0           # longest time without any sign of progress before the host gives up
+STATES = {v: k for k, v in mailbox.JOB_STATES.items()}
+SUMS = ("engine_cycles", "total_cycles", "mac_cycles", "dram_reads", "dram_writes")
+QUEUE_SUMS = ("busy", "wait_token", "wait_dram", "descriptors")
+
+
+class LitexDevice(Device):
+    """A SoC with the litediffusion firmware.
+
+    host, port   where litex_server listens
+    csr_csv      register map of the SoC's build
+
+    Raises ConnectionLost, WrongDevice (other firmware), DeviceBusy (another host owns it), DeviceFault (failed job).
+    A job is claimed for this host; the claim is renewed while it runs and given back at its end.
+    """
+
+    def __init__(self, host, port, csr_csv):
+        self.link = LitexLink(host, port, csr_csv)
+        self.nonce = secrets.randbits(31) | 1
+        magic, abi, self.config_hash, self.window_base, self.window_size = self.link.read_words(MAILBOX_BASE, 5)
+        if magic != mailbox.MAGIC:
+            raise WrongDevice(f"no litediffusion firmware: the mailbox starts with {magic:#010x}, expected {mailbox.MAGIC:#010x}")
+        if abi != mailbox.ABI_VERSION:
+            raise WrongDevice(f"the firmware speaks mailbox version {abi}, this host {mailbox.ABI_VERSION}: update one of them")
+
+    def close(self):
+        """Give the device back and close the connection."""
+        try:
+            self.link.csr_write("mailbox_release", self.nonce)
+        except ConnectionLost:
+            pass                               # nobody to tell; the lease lapses by itself
+        self.link.close()
+
+    # --- memory ------------------------------------------------------------------------------------------------------
+
+    def write(self, offset, data, progress=None):
+        """Write bytes (offset and length multiples of 4) and read them back. Raises DeviceFault on a difference."""
+        self.check_range(offset, len(data))
+        if offset % 4 or len(data) % 4:
+            raise AddressError(f"{len(data)} bytes at {offset:#x}: offset and length must be multiples of 4")
+        self.claim()
+        words = [int.from_bytes(data[i:i + 4], "little") for i in range(0, len(data), 4)]
+        total = 2 * len(words)
+        self.link.write_words(self.window_base + offset, words, progress and (lambda n: self._step(progress, n, total)))
+        for at in range(0, len(words), 4080):
+            if self.link.read_words(self.window_base + offset + 4 * at, len(words[at:at + 4080])) != words[at:at + 4080]:
+                raise DeviceFault(f"data written at window offset {offset + 4 * at:#x} read back different: a packet was lost; "
+                                  "try again on a quieter network")
+            self._step(progress, len(words) + at, total)
+
+    def _step(self, progress, done, total):
+        """Report progress of a long transfer and keep the claim alive."""
+        self.claim()
+        if progress:
+            progress(done, total)
+
+    def read(self, offset, length):
+        self.check_range(offset, length)
+        first, last = offset // 4, -(-(offset + length) // 4)
+        words = self.link.read_words(self.window_base + 4 * first, last - first)
+        data = b"".join(w.to_bytes(4, "little") for w in words)
+        return data[offset - 4 * first:][:length]
+
+    # --- ownership ---------------------------------------------------------------------------------------------------
+
+    def claim(self):
+        """Take or renew the ownership. Raises DeviceBusy."""
+        self.link.csr_write("mailbox_claim", self.nonce)
+        owner = self.link.csr_read("mailbox_owner")
+        if owner != self.nonce:
+            state = self.state()
+            raise DeviceBusy(f"the device is owned by another host ({owner:#010x}), job {state['job_id']} is "
+                             f"{STATES.get(state['job_state'], '?')}: try again when it is done; a host that vanished loses the "
+                             f"device after {self.link.csr_read('mailbox_lease')} more cycles")
+
+    # --- jobs --------------------------------------------------------------------------------------------------------
+
+    def state(self):
+        """The mailbox's STATE: integers, or lists of words."""
+        words = self.link.read_words(MAILBOX_BASE, mailbox.STATE_AT["text"][0] // 4)
+        out = {}
+        for name, (at, n) in mailbox.STATE_AT.items():
+            if name != "text":
+                part = words[at // 4:at // 4 + n]
+                out[name] = part[0] if n == 1 else part
+        return out
+
+    def submit(self, **fields):
+        """Write a job and ring the doorbell; returns its id. Fields as in mailbox.JOB (integers or lists)."""
+        self.claim()
+        job_id = secrets.randbits(31) | 1
+        fields = dict(fields, id=job_id, abi=mailbox.ABI_VERSION)
+        words = [0] * sum(n for _, n, _ in mailbox.JOB)
+        for name, value in fields.items():
+            at, n = mailbox.JOB_AT[name]
+            values = list(value) if isinstance(value, (list, tuple)) else [value]
+            for i, v in enumerate(values[:n]):
+                words[(at - mailbox.JOB_BASE) // 4 + i] = int(v) & 0xFFFFFFFF
+        self.link.write_words(MAILBOX_BASE + mailbox.JOB_BASE, words)
+        self.link.csr_write("mailbox_doorbell", 1)
+        return job_id
+
+    def wait(self, job_id, progress=None, silence_s=SILENCE_S):
+        """Wait for a job: its final STATE. Raises EngineStopped, DeviceFault, ConnectionLost (no sign of life)."""
+        last, since = None, time.monotonic()
+        while True:
+            self.claim()
+            state = self.state()
+            if state["job_id"] == job_id and state["job_state"] != mailbox.JOB_STATES["RUNNING"]:
+                break
+            life = (state["job_id"], state["image"], state["step"], state["engine_runs"])
+            if life != last:
+                last, since = life, time.monotonic()
+                if progress and state["job_id"] == job_id:
+                    progress(state["image"], state["step"])
+            if time.monotonic() - since > silence_s:
+                raise ConnectionLost(f"job {job_id}: no progress for {silence_s:.0f} s at image {state['image']}, step "
+                                     f"{state['step']}; look at the device's console, or reset it")
+            time.sleep(POLL_S)
+        if state["job_state"] != mailbox.JOB_STATES["DONE"]:
+            raise self.failure(state)
+        return state
+
+    def failure(self, state):
+        """The exception of a failed job."""
+        at, n = mailbox.STATE_AT["text"]
+        text = b"".join(w.to_bytes(4, "little") for w in self.link.read_words(MAILBOX_BASE + at, n)).split(b"\0")[0].decode()
+        name = mailbox.ERRORS.get(state["error"], (f"error {state['error']}", ""))[0]
+        if name == "ENGINE":
+            code, queue, index, token = state["error_info"]
+            error = EngineStopped(code, [*isa.QUEUES, "FETCH"][min(queue, 4)], index, token)
+            error.args = (text or error.args[0],)
+            return error
+        return DeviceFault(text or mailbox.ERRORS.get(state["error"], ("", "unknown error"))[1], state["error"], name,
+                           state["error_info"])
+
+    def abort(self):
+        """Ask the firmware to stop the job under way."""
+        self.link.write_words(MAILBOX_BASE + mailbox.JOB_AT["command"][0], [mailbox.COMMANDS["ABORT"]])
+        self.link.csr_write("mailbox_doorbell", 1)
+
+    def run_program(self, address, length, *, step=0, label=0, slot=0, image=0, guidance=0, seed=0, trace=None, watchdog=WATCHDOG):
+        self.check_program(address, length)
+        job = self.submit(command=mailbox.COMMANDS["RUN"], config_hash=self.config_hash, image_bytes=0, init=(address, length),
+                          index=(step, label, slot, image), guidance=guidance, seed0=[seed], seed1=[seed >> 32],
+                          trace=(1, *trace) if trace else (0, 0, 0), watchdog=watchdog, batch=1, steps=1, max_steps=1, evals=1)
+        counters = self.counters(self.wait(job))
+        counters["cycles"] = counters["engine_cycles"]
+        counters["trace_count"] = self.link.csr_read("engine_trace_count")
+        return counters
+
+    def generate(self, job, progress=None):
+        check_job(self, job)
+        begin, images = time.monotonic(), len(job.labels)
+        number = self.submit(command=mailbox.COMMANDS["GENERATE"], config_hash=job.config_hash, image_bytes=job.image_bytes,
+                             init=job.init, eval=job.eval, update=job.update, finish=job.finish, steps=job.steps,
+                             max_steps=job.max_steps, evals=job.evals, guidance=job.guidance, batch=images,
+                             null_label=job.null_label, watchdog=job.watchdog, labels=job.labels, seed0=job.seeds,
+                             seed1=[s >> 32 for s in job.seeds])
+        state = self.wait(number, progress and (lambda image, step: progress(image, images, step, job.steps)))
+        outputs = []
+        for i in range(images):
+            self.claim()
+            outputs.append(self.read(job.out_addr + i * job.out_stride, job.out_bytes))
+        return Results(outputs, self.counters(state), state["engine_runs"], time.monotonic() - begin)
+
+    def counters(self, state):
+        """Sums of the counters over the job, {name: value}."""
+        wide = lambda words: words[0] | words[1] << 32
+        out = {name: wide(state[name]) for name in SUMS}
+        for q, queue in enumerate(isa.QUEUES):
+            for c, counter in enumerate(QUEUE_SUMS):
+                at = 2 * (4 * q + c)
+                out[f"{queue.lower()}_{counter}"] = wide(state["queue_counters"][at:at + 2])
+        out["cycles"] = out["engine_cycles"]
+        return out

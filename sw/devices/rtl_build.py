@@ -1,0 +1,87 @@
+"""The engine as Verilog and as a shared library. Needs Migen; kept apart so that only a build imports it."""
+
+import os
+from pathlib import Path
+import re
+
+from litediffusion.cores.regs import REGS
+from litediffusion.targets.verilator import build
+
+HERE = Path(__file__).parent
+ADDRESS_BITS = 26       # words of 16 bytes: 1 GiB
+
+
+def build_dir():
+    """build/rtl beside the checkout this file belongs to, else the user's cache."""
+    root = HERE.parent.parent
+    if (root / "pyproject.toml").exists():
+        return root / "build" / "rtl"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "litediffusion" / "rtl"
+
+
+def engine_top(config):
+    """(module, ios): the engine with its ports and registers as pins."""
+    from migen import Module, Signal
+    from litedram.common import LiteDRAMNativePort
+    from litediffusion.cores.engine import Engine
+
+    top = Module()
+    ports = {name: LiteDRAMNativePort(mode, ADDRESS_BITS, config.word_bits)
+             for name, mode in (("fetch", "read"), ("load", "read"), ("store", "write"))}
+    top.submodules.engine = engine = Engine(config, *ports.values())
+    ios = set()
+
+    def pin(name, signal, output):
+        outside = Signal(len(signal), name=name)
+        top.comb += outside.eq(signal) if output else signal.eq(outside)
+        ios.add(outside)
+
+    for name, port in ports.items():
+        pin(f"{name}_cmd_valid", port.cmd.valid, True)
+        pin(f"{name}_cmd_addr", port.cmd.addr, True)
+        pin(f"{name}_cmd_ready", port.cmd.ready, False)
+        data = port.wdata if name == "store" else port.rdata
+        kind, reads = ("wdata", False) if name == "store" else ("rdata", True)
+        pin(f"{name}_{kind}", data.data, not reads)
+        pin(f"{name}_{kind}_valid", data.valid, not reads)
+        pin(f"{name}_{kind}_ready", data.ready, reads)
+    for r in REGS:
+        # Two names for one thing would collide: the pins carry the registers' names.
+        signal = getattr(engine.regs, r.name)
+        signal.name_override = f"inner_{r.name}"
+        pin(f"reg_{r.name}", signal, r.access == "ro")
+    return top, ios
+
+
+def write_verilog(config, folder):
+    """Verilog of the engine with its tables; returns the file's path."""
+    from migen.fhdl.verilog import convert
+
+    top, ios = engine_top(config)
+    result = convert(top, ios, name="engine_sim")
+    text = result.main_source
+    for name, content in result.data_files.items():
+        (folder / name).write_text(content)
+        # $readmemh opens the file when the simulation starts, wherever that is.
+        text = text.replace(f'"{name}"', f'"{folder / name}"')
+    path = folder / "engine_sim.v"
+    path.write_text(re.sub(r"/\* Machine-generated using Migen \*/", "", text))
+    return path
+
+
+def write_header(folder):
+    """Register numbers as X-macros for rtl_main.cpp."""
+    lines = ["/* Generated from cores/regs.py. */"]
+    for macro, outputs in (("ENGINE_INPUTS", False), ("ENGINE_OUTPUTS", True)):
+        entries = [f"X({i}, {r.name})" for i, r in enumerate(REGS) if (r.access == "ro") == outputs]
+        lines.append(f"#define {macro}(X) " + " ".join(entries))
+    (folder / "engine_regs.h").write_text("\n".join(lines) + "\n")
+
+
+def build_library(config):
+    """Path of the shared library of this configuration; builds it if its sources have changed."""
+    folder = build_dir() / f"{config.name}_{config.hash:08x}"
+    (folder / "include").mkdir(parents=True, exist_ok=True)
+    write_header(folder / "include")
+    verilog = write_verilog(config, folder)
+    return build([verilog], [HERE / "rtl_main.cpp"], folder, "engine_sim", shared=True, include=[folder / "include"])

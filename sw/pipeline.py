@@ -1,0 +1,131 @@
+"""From a torch model to pictures: the steps that the command line and the tests share.
+
+    model -> import -> passes -> calibrate -> compile -> Program -> Device.generate -> latents, pixels
+"""
+
+from dataclasses import dataclass
+import importlib
+
+import numpy as np
+
+from litediffusion.cores.config import PRESETS
+from litediffusion.sw.compiler.compile import compile_graph
+from litediffusion.sw.container import check_config
+from litediffusion.sw.devices.base import Job
+from litediffusion.sw.schedule import sampler_table
+
+GUIDANCE_ONE = 1 << 12
+
+
+class ModelError(ValueError):
+    """The model to compile cannot be found or is not described well enough."""
+
+
+@dataclass
+class ModelSource:
+    """A torch model with what the compiler must know.
+
+    model : nn.Module, forward(x, t, y); shape : (C, H, W); labels : number of labels a user may ask for;
+    null_label : label of the unconditional evaluation.
+    """
+    model: object
+    shape: tuple
+    labels: int
+    null_label: int
+    name: str
+
+
+def load_model(name, weights=None):
+    """``digits`` (the packaged model), or ``package.module:function`` that returns a ModelSource. Raises ModelError."""
+    if name == "digits":
+        from litediffusion.sw.digits.unet import IMAGE_SIZE, NULL_CLASS, NUM_CLASSES, load_unet
+        return ModelSource(load_unet(weights), (1, IMAGE_SIZE, IMAGE_SIZE), NUM_CLASSES, NULL_CLASS, "digits")
+    module, _, function = name.partition(":")
+    if not function:
+        raise ModelError(f"model {name!r} is unknown; use 'digits' or 'package.module:function' returning a ModelSource")
+    try:
+        return getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError) as error:
+        raise ModelError(f"model {name!r} cannot be loaded: {error}") from error
+
+
+def import_model(source, steps, sampler="ddim", eta=0.0):
+    """(graph after the passes, sampler table)."""
+    from litediffusion.sw.importer import import_unet
+    from litediffusion.sw.passes import run_passes
+
+    timesteps, table = sampler_table(sampler, steps, eta)
+    return run_passes(import_unet(source.model, source.shape, timesteps)), table
+
+
+def compile_model(source, *, steps=25, sampler="ddim", eta=0.0, guidance=2.0, bits=8, per_step=True, config=PRESETS["ecpix5"],
+                  images=16, seed=1, progress=None, ranges=None):
+    """ModelSource -> Program. ``images``, ``seed``: of the calibration; ``ranges``: a calibration made before."""
+    graph, table = import_model(source, steps, sampler, eta)
+    if ranges is None:
+        from litediffusion.sw.calibrate import calibrate
+        ranges = calibrate(graph, table, range(source.labels), source.null_label, guidance, images, seed, progress)
+    return compile_graph(graph, config, table, ranges, bits=bits, per_step=per_step, null_label=source.null_label,
+                         labels=source.labels, guidance=guidance, name=source.name)
+
+
+def make_job(program, labels, seeds, guidance=None):
+    """Job for a program: one label and one 64-bit seed an image. Raises ValueError on a label that the model lacks."""
+    meta = program.meta
+    bad = [label for label in labels if not 0 <= label < meta["labels"]]
+    if bad:
+        raise ValueError(f"label {bad[0]}: the model knows 0..{meta['labels'] - 1}")
+    bad = [seed for seed in seeds if not 0 <= seed < 1 << 64]
+    if bad:
+        raise ValueError(f"seed {bad[0]}: must be in 0..2^64-1")
+    if len(labels) > meta["batch"]:
+        raise ValueError(f"{len(labels)} images, the program holds {meta['batch']} a job; make several jobs")
+    guidance = meta["guidance"] if guidance is None else guidance
+    if not -1000.0 <= guidance <= 1000.0:
+        raise ValueError(f"guidance {guidance}: must be in -1000..1000")
+    buffers, parts = meta["buffers"], meta["programs"]
+    return Job(program.config_hash, *(tuple(parts[p]) for p in ("init", "eval", "update", "finish")), steps=meta["steps"],
+               labels=list(labels), seeds=list(seeds), out_addr=buffers["trajectory"], out_stride=buffers["image_stride"],
+               out_bytes=buffers["image_stride"], max_steps=meta["steps"], evals=1 if guidance == 1.0 else 2,
+               guidance=round(guidance * GUIDANCE_ONE), null_label=meta["null_label"], image_bytes=meta["image_bytes"])
+
+
+def upload(device, program, progress=None):
+    """Put a program into a device's window. Raises ContainerError if it was made for another configuration."""
+    check_config(program.config_hash, device.config_hash, program.meta["name"])
+    data = program.image.tobytes()
+    extra = {"progress": progress} if progress and "progress" in device.write.__code__.co_varnames else {}
+    device.write(program.meta["image_base"], data, **extra)
+
+
+@dataclass
+class Pictures:
+    """pixels uint8 [B, C, H, W]; latents int16 [B, steps, C, H, W], Q3.12, after every step; counters of the device."""
+    pixels: np.ndarray
+    latents: np.ndarray
+    counters: dict
+    seconds: float
+
+
+def unpack(program, results):
+    """Device results -> Pictures."""
+    meta = program.meta
+    c, h, w = meta["shape"]
+    raw = np.stack([np.frombuffer(o, np.uint8) for o in results.outputs])
+    split = 16 * h * w * meta["steps"]
+    latents = raw[:, :split].copy().view(np.int16).reshape(len(raw), meta["steps"], h, w, 8)[..., :c]
+    pixels = raw[:, split:].reshape(len(raw), h, w, 16)[..., :c]
+    return Pictures(pixels.transpose(0, 3, 1, 2), latents.transpose(0, 1, 4, 2, 3), results.counters, results.seconds)
+
+
+def generate(device, program, labels, seeds, guidance=None, progress=None):
+    """Pictures of an uploaded program, in as many jobs as needed."""
+    size, parts = program.meta["batch"], []
+    for first in range(0, len(labels), size):
+        part = slice(first, first + size)
+        job = make_job(program, labels[part], seeds[part], guidance)
+        step = progress and (lambda image, images, step, steps, first=first: progress(first + image, len(labels), step, steps))
+        parts.append(unpack(program, device.generate(job, step)))
+    counters = {k: sum(p.counters[k] for p in parts) for k in parts[0].counters}
+    return Pictures(np.concatenate([p.pixels for p in parts]), np.concatenate([p.latents for p in parts]), counters,
+                    sum(p.seconds for p in parts))

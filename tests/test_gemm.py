@@ -1,0 +1,307 @@
+"""The GEMM unit, verilated, against the golden machine: every accumulator after every run, cycles, errors, POST reads."""
+
+import ctypes
+from pathlib import Path
+import random
+
+import numpy as np
+import pytest
+
+from litediffusion.cores import isa
+from litediffusion.cores.config import EngineConfig
+from litediffusion.cores.machine import EngineError, Machine
+from litediffusion.targets.verilator import build
+
+CONFIG = EngineConfig()
+HERE = Path(__file__).parent
+ENTRIES = 2 * CONFIG.acc_words
+FIELDS = ("count", "gap_percent", "read_percent", "seed", "max_cycles", "halt_at", "stable_first", "stable_count",
+          "cycles", "done", "errors", "error_code", "macs", "macs_w4", "stalls",
+          "reads", "read_waits", "read_mismatches", "late")
+
+
+class Run(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint32) for name in FIELDS]
+
+
+def bench_verilog():
+    """Verilog of the unit with its memories, everything at ports."""
+    from migen import ClockDomain, Module, Signal
+    from litex.gen.fhdl.verilog import convert
+    from litediffusion.cores.gemm import Gemm
+    from litediffusion.cores.memory import SharedMemory
+    from litediffusion.cores.ports import MemoryPort
+
+    m = Module()
+    m.clock_domains.cd_sys = ClockDomain("sys")
+    c = CONFIG
+    spm_port, wbuf_port = MemoryPort(c.spm_words, c.word_bits), MemoryPort(c.wbuf_words, c.word_bits)
+    post = MemoryPort(ENTRIES, 32 * c.n_lanes, we_bits=1)
+    m.submodules.spm  = SharedMemory(c.spm_words, c.word_bits, [spm_port])
+    m.submodules.wbuf = SharedMemory(c.wbuf_words, c.word_bits, [wbuf_port])
+    m.submodules.gemm = gemm = Gemm(c, m.spm, m.wbuf, post)
+    ios = {"sys_clk": m.cd_sys.clk, "sys_rst": m.cd_sys.rst}
+
+    def port(name, signal, output=False):
+        ios[name] = pin = Signal(len(signal), name_override=name)
+        m.comb += pin.eq(signal) if output else signal.eq(pin)
+
+    for name in ("halt",):
+        port(name, getattr(gemm, name))
+    for name in ("done", "error", "error_code", "active", "stall", "mac_valid", "mac_w4"):
+        port(name, getattr(gemm, name), output=True)
+    port("sink_valid", gemm.sink.valid), port("sink_desc", gemm.sink.desc), port("sink_ready", gemm.sink.ready, True)
+    port("post_valid", post.valid), port("post_adr", post.adr)
+    for name, signal in (("post_ready", post.ready), ("post_rvalid", post.rvalid), ("post_data", post.dat_r)):
+        port(name, signal, output=True)
+    write = {name: Signal(bits, name_override=name) for name, bits in
+             (("write_spm", 1), ("write_wbuf", 1), ("write_adr", 16), ("write_data", c.word_bits))}
+    ios.update(write)
+    for memory, enable in ((spm_port, write["write_spm"]), (wbuf_port, write["write_wbuf"])):
+        m.comb += [memory.valid.eq(enable), memory.we.eq(3), memory.adr.eq(write["write_adr"]),
+                   memory.dat_w.eq(write["write_data"])]
+    return str(convert(m, ios=set(ios.values()), name="gemm_bench"))
+
+
+@pytest.fixture(scope="session")
+def library():
+    folder = HERE.parent / "build" / "tests" / "gemm"       # kept: an unchanged unit is not built again
+    folder.mkdir(parents=True, exist_ok=True)
+    verilog, text = folder / "gemm_bench.v", bench_verilog()
+    if not verilog.exists() or verilog.read_text() != text:
+        verilog.write_text(text)
+    library = ctypes.CDLL(str(build([verilog], [HERE / "gemm_bench.cpp"], folder / "build", "gemm_bench", shared=True)))
+    library.bench_new.restype = ctypes.c_void_p
+    return library
+
+
+class Bench:
+    """The unit and a golden machine with the same memories."""
+
+    def __init__(self, library, seed):
+        self.lib, self.handle = library, ctypes.c_void_p(library.bench_new())
+        self.rng = np.random.default_rng(seed)
+        self.machine = Machine(CONFIG, np.zeros(64, np.uint8))
+        self.fill(lambda shape: self.rng.integers(-128, 128, shape))
+
+    def fill(self, make):
+        """New contents of SPM and WBUF."""
+        m = self.machine
+        for wbuf, memory in enumerate((m.spm, m.wbuf)):
+            memory[0] = make(memory[0].shape)
+            self.lib.bench_write(self.handle, wbuf, 0, memory[0].tobytes(), memory.shape[1])
+
+    def run(self, descriptors, expect_error=False, **options):
+        """Run descriptors (dicts) on both; compares accumulators and POST reads; returns (Run, done cycles)."""
+        r = Run(count=len(descriptors), max_cycles=options.pop("max_cycles", 200_000), **options)
+        stable = np.ascontiguousarray(self.machine.acc[0, r.stable_first:r.stable_first + r.stable_count].astype(np.int32))
+        encoded = b"".join(isa.encode("GEMM", **d) for d in descriptors)
+        done_at = (ctypes.c_uint32 * len(descriptors))()
+        self.lib.bench_run(self.handle, ctypes.byref(r), encoded, stable.ctypes.data_as(ctypes.c_void_p), done_at)
+        assert r.cycles < 200_000, f"no end: {r.done} of {r.count} descriptors done"
+        assert r.read_mismatches == 0 and r.late == 0
+        if not expect_error and not r.halt_at:
+            assert r.errors == 0 and r.done == len(descriptors)
+            for d in descriptors:
+                self.machine.gemm(full(d))
+            self.compare()
+        return r, list(done_at)
+
+    def accumulators(self):
+        data = np.zeros((ENTRIES, CONFIG.n_lanes), np.int32)
+        self.lib.bench_read(self.handle, 0, ENTRIES, data.ctypes.data_as(ctypes.c_void_p))
+        return data
+
+    def compare(self):
+        data = self.accumulators()
+        wrong = np.argwhere(data != self.machine.acc[0])
+        assert not len(wrong), (f"{len(wrong)} accumulators differ, first entry {wrong[0][0]} lane {wrong[0][1]}: "
+                                f"{data[tuple(wrong[0])]}, expected {self.machine.acc[0][tuple(wrong[0])]}")
+
+    def close(self):
+        self.lib.bench_free(self.handle)
+
+
+def full(d):
+    """All fields of a descriptor."""
+    return isa.decode(isa.encode("GEMM", **d))[1]
+
+
+@pytest.fixture
+def bench(library, request):
+    bench = Bench(library, seed=len(request.node.name))
+    yield bench
+    bench.close()
+
+
+def conv(**d):
+    """A 3x3 convolution of one block on 8x8 pixels, padded by one."""
+    base = dict(ng=1, nkb=1, nky=3, nkx=3, noy=8, nox=8, xk=64, xw=8, h=8, w=8, y0=-1, x0=-1, wts=8, wgs=72, ags=64)
+    return {**base, **d}
+
+
+CASES = {
+    "conv3x3": conv(),
+    "asymmetric": conv(y0=0, x0=-2, noy=7, nox=9, ags=63),
+    "far_negative": conv(y0=-5, x0=-9),
+    "far_positive": conv(y0=6, x0=7),
+    "stride2": conv(stride2=1, noy=4, nox=4, ags=16),
+    "stride2_asymmetric": conv(stride2=1, noy=4, nox=4, y0=0, x0=0),
+    "up": conv(up=1, h=16, w=16, noy=16, nox=16, ags=256),
+    "up_stride2": conv(up=1, stride2=1, h=16, w=16),
+    "conv1x1": conv(nky=1, nkx=1, y0=0, x0=0, nkb=4, ng=2, wgs=32),
+    "groups": conv(ng=3, nkb=2, wgs=144),
+    "matmul": dict(ng=4, nkb=4, nky=1, nkx=1, noy=1, nox=16, x=100, xk=32, h=1, w=16, wt=40, wts=64, wgs=8, ags=16),
+    "tall_kernel": conv(nky=15, nkx=1, y0=-7, x0=0),
+    "short_tile": dict(ng=2, nkb=3, nky=1, nkx=1, noy=1, nox=5, xk=7, h=1, w=5, wts=8, wgs=24, ags=5),
+    "one_pixel": dict(ng=5, nkb=3, nky=1, nkx=1, noy=1, nox=1, xk=1, h=1, w=1, wts=8, wgs=24, ags=1, acc=77),
+    "one_row": dict(ng=1, nkb=2, nky=1, nkx=1, noy=1, nox=256, xk=256, h=1, w=256, wts=8, acc=1000),
+    "wrapped_stride": dict(ng=2, nkb=3, nky=1, nkx=1, noy=2, nox=4, x=40, xk=0xFFF0, xw=4, h=2, w=4,
+                           wt=100, wts=0xFFF8, wgs=30, ags=8),
+    "second_half": conv(acc=CONFIG.acc_words + 5),
+    "across_halves": conv(acc=CONFIG.acc_words - 20),
+}
+
+
+@pytest.mark.parametrize("w4", [0, 1])
+@pytest.mark.parametrize("xu", [0, 1])
+@pytest.mark.parametrize("name", CASES)
+def test_shapes(bench, name, w4, xu):
+    d = {**CASES[name], "w4": w4, "xu": xu}
+    if w4:
+        d["acc"] = d.get("acc", 0) % 512
+    r, _ = bench.run([d, {**d, "accumulate": 1}], stable_first=0)
+    assert r.macs == 2 * full(d)["ng"] * d["nkb"] * d["nky"] * d["nkx"] * d["noy"] * d["nox"]
+    assert r.macs_w4 == r.macs * w4
+
+
+@pytest.mark.parametrize("w4", [0, 1])
+@pytest.mark.parametrize("xu", [0, 1])
+@pytest.mark.parametrize("x", [-128, -127, -1, 0, 1, 127])
+@pytest.mark.parametrize("w", [-128, -120, 127, 119, -121, 0, 8, 15, -1])
+def test_extremes(bench, x, w, xu, w4):
+    """Constant operands; as nibbles the weights are -8/0, -8/8, 7/-1, 7/7, -8/7, 0/0, 0/-8, 0/-1, -1/-1."""
+    m = bench.machine
+    m.spm[0, :64], m.wbuf[0, :72] = x, w
+    for wbuf, memory in enumerate((m.spm[0, :64], m.wbuf[0, :72])):
+        bench.lib.bench_write(bench.handle, wbuf, 0, memory.tobytes(), len(memory))
+    bench.run([conv(xu=xu, w4=w4)])
+
+
+def test_wraps_at_32_bits(bench):
+    """Enough large products to pass 2^31 in one accumulator."""
+    bench.fill(lambda shape: np.full(shape, -128))
+    d = dict(ng=1, nkb=4095, nky=1, nkx=1, noy=1, nox=8, xk=0, h=1, w=8, wts=0)
+    bench.run([d] + [{**d, "accumulate": 1}] * 2)
+    assert bench.machine.acc[0, 0, 0] < 0       # -128 * -128 summed without a wrap is positive
+
+
+def random_descriptor(rng):
+    """A legal descriptor: random shape, then addresses that fit."""
+    w4, up = int(rng.random() < 0.4), int(rng.random() < 0.2)
+    d = dict(ng=rng.randint(1, 3), nkb=rng.randint(1, 4), nky=rng.randint(1, 4), nkx=rng.randint(1, 3),
+             noy=rng.randint(1, 6), nox=rng.choice([1, 2, 3, 7, 8, 9, 12]), stride2=rng.randint(0, 1), up=up,
+             h=rng.randint(1, 14), w=rng.randint(1, 14), y0=rng.randint(-4, 4), x0=rng.randint(-4, 4),
+             accumulate=rng.randint(0, 1), w4=w4, xu=rng.randint(0, 1))
+    d["xw"] = (d["w"] + up >> up) + rng.randint(0, 2)
+    d["xk"] = d["xw"] * (d["h"] + up >> up) + rng.randint(0, 9)
+    d["x"] = rng.randint(0, CONFIG.spm_words - d["xk"] * d["nkb"])
+    pixels, tiles = d["noy"] * d["nox"], d["nkb"] * d["nky"] * d["nkx"]
+    d["wts"], d["wgs"] = rng.choice([(8, 8 * tiles), (8 * d["ng"], 8), (11, 11 * tiles)])
+    d["wt"] = rng.randint(0, CONFIG.wbuf_words - d["wts"] * (tiles - 1) - d["wgs"] * (d["ng"] - 1) - 8)
+    d["ags"] = pixels + rng.randint(0, 3)
+    # Few places, so that descriptors meet in the same entries, at any distance.
+    d["acc"] = rng.choice([0, 64, CONFIG.acc_words * (1 - w4)]) + rng.randint(0, 12)
+    return d
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_programs(library, seed):
+    rng, bench = random.Random(seed), Bench(library, seed)
+    for round_ in range(8):
+        descriptors = [random_descriptor(rng) for _ in range(12)]
+        bench.run(descriptors, gap_percent=rng.choice([0, 0, 50, 98]), read_percent=rng.choice([0, 50, 100]), seed=round_,
+                  stable_first=CONFIG.acc_words - 300 - 100 * (seed % 2), stable_count=100)
+    bench.close()
+
+
+def test_entries_written_just_before(bench):
+    """A descriptor that accumulates into the last entries of the one before, at every distance and length."""
+    for pixels in (1, 2, 3, 8, 9, 20):
+        for back in range(1, 5):
+            first = dict(ng=1, nkb=1, nky=1, nkx=1, noy=1, nox=pixels, h=1, w=pixels, wts=8, acc=40)
+            second = {**first, "acc": 40 + pixels - back, "wt": 8, "accumulate": 1, "nox": 9, "w": 9}
+            bench.run([first, second, {**second, "acc": second["acc"] + 8}, first])
+
+
+@pytest.mark.parametrize("w4", [0, 1])
+def test_utilisation(bench, w4):
+    """A chain of K = 64 convolutions on 16x16 pixels keeps the array busy without a gap."""
+    d = dict(ng=2, nkb=4, nky=3, nkx=3, noy=16, nox=16, xk=256, xw=16, h=16, w=16, y0=-1, x0=-1, wts=8, wgs=288, ags=256,
+             w4=w4)
+    r, done = bench.run([d, {**d, "accumulate": 1}, d, {**d, "accumulate": 1}])
+    per_descriptor = 2 * 36 * 256
+    assert [b - a for a, b in zip(done, done[1:])] == [per_descriptor] * 3
+    assert done[0] - per_descriptor <= 24 and r.macs == 4 * per_descriptor
+    assert r.stalls <= 32
+
+
+def test_small_tiles_follow_without_a_gap(bench):
+    """P = n_lanes: weights are fetched as fast as they are used, across descriptors too."""
+    d = dict(ng=2, nkb=8, nky=1, nkx=1, noy=1, nox=8, xk=8, h=1, w=8, wts=8, wgs=64, ags=8)
+    _, done = bench.run([d] * 5)
+    assert [b - a for a, b in zip(done, done[1:])] == [128] * 4
+
+
+def test_post_reads_beside_gemm(bench):
+    """Sequential POST reads get an entry nearly every cycle while GEMM reads and writes others."""
+    bench.run([conv(acc=0), conv(acc=512)])
+    d = conv(acc=100, nkb=4, ng=2, accumulate=1, wgs=288)
+    r, _ = bench.run([d] * 2, read_percent=100, stable_first=300, stable_count=600, seed=5)
+    assert r.reads > 0.6 * r.cycles         # half of the addresses are random and meet GEMM's bank every other time
+
+
+def error_cases():
+    c = CONFIG
+    return {
+        "spm": conv(x=c.spm_words - 63), "spm_block": conv(nkb=2, xk=c.spm_words - 10), "spm_wrap": conv(x=0xFFFF),
+        "wbuf": conv(wt=c.wbuf_words - 71), "wbuf_tile": conv(wt=c.wbuf_words - 7, nky=1, nkx=1),
+        "wbuf_wrap": conv(wt=0xFFFC), "acc": conv(acc=2 * c.acc_words - 63), "acc_w4": conv(acc=c.acc_words - 63, w4=1),
+        "acc_group": conv(acc=2000, ags=4095, ng=2), "acc_high": conv(acc=4095),
+    }
+
+
+@pytest.mark.parametrize("name", error_cases())
+def test_range_errors(bench, name):
+    """The unit reports what the machine refuses, after the descriptors before it, writes no later one, restarts."""
+    good, bad = conv(acc=600, ng=1), error_cases()[name]
+    with pytest.raises(EngineError, match="BUFFER_RANGE"):
+        bench.machine.gemm(full(bad))
+    r, _ = bench.run([good, bad, conv(acc=700)], expect_error=True)
+    assert (r.done, r.errors, r.error_code) == (1, 1, isa.ERROR_CODE["BUFFER_RANGE"])
+    before, bench.machine.acc = bench.machine.acc.copy(), bench.machine.acc
+    bench.machine.gemm(full(good))
+    data = bench.accumulators()
+    assert np.array_equal(data[600:764], bench.machine.acc[0, 600:764])
+    halted, _ = bench.run([good], max_cycles=100, halt_at=1)
+    assert halted.done == 0
+    bench.machine.acc[0] = bench.accumulators()
+    bench.run([conv(acc=3), good])
+    assert before.shape == bench.machine.acc.shape
+
+
+@pytest.mark.parametrize("name", ["spm", "wbuf", "acc"])
+def test_last_legal_addresses(bench, name):
+    d = {"spm": conv(x=CONFIG.spm_words - 64), "wbuf": conv(wt=CONFIG.wbuf_words - 72),
+         "acc": conv(acc=2 * CONFIG.acc_words - 64)}[name]
+    bench.run([d])
+    bench.run([{**d, "w4": 1, "acc": CONFIG.acc_words - 64}])
+
+
+@pytest.mark.parametrize("halt_at", [1, 5, 12, 20, 30, 100, 500, 577, 1000])
+def test_halt(bench, halt_at):
+    """After a halt nothing is written or reported, and new descriptors run as if nothing had been."""
+    r, _ = bench.run([conv()] * 4, halt_at=halt_at)
+    assert r.done <= halt_at // 576 and r.cycles < halt_at + 30
+    bench.machine.acc[0] = bench.accumulators()
+    bench.run([conv(ng=2, acc=256), conv(accumulate=1, acc=300)])
