@@ -22,6 +22,7 @@ class EngineConfig:
     row_words: int = 1024      # per-row coefficients (softmax, LayerNorm)
     queue_depth: int = 4       # descriptors waiting in each queue
     dma_depth: int = 64        # DRAM words in flight in LOAD
+    dram_bytes: int = 8        # peak of the board's DRAM, bytes a system clock (for rooflines only)
     name: str = "ecpix5"       # preset
 
     def __post_init__(self):
@@ -58,7 +59,7 @@ class EngineConfig:
     @property
     def hash(self):
         """32-bit identity of what a program depends on; stored in .ldp files and in a CSR."""
-        facts = {k: v for k, v in asdict(self).items() if k not in ("name", "queue_depth", "dma_depth")}
+        facts = {k: v for k, v in asdict(self).items() if k not in ("name", "queue_depth", "dma_depth", "dram_bytes")}
         return int.from_bytes(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()[:4], "little")
 
 

@@ -9,8 +9,9 @@ The instruction is defined by ``isa.OPS["POST"]`` and ``Machine.post``; the arit
     write             out and its address leave the queues when the memory grants
 
 Throughput one element a cycle, less when a memory does not grant or fewer than RECIPROCAL_CYCLES pass between the
-ends of two rows with ``rowsum``. A descriptor of n elements without stalls takes n + 21 cycles from ``sink.ready`` to
-``done`` (up to n + 36 with row sums); the next one starts in the following cycle. Nothing stalls the lanes: an element
+ends of two rows with ``rowsum``. A descriptor of n elements without refusals takes from ``sink.ready`` to ``done``
+n + 21 cycles; with channel sums n + 22, row sums n + 25, row sums and reciprocals n + 35, row maxima n + 8. The next
+descriptor can be taken in the following cycle. Nothing stalls the lanes: an element
 is issued only if there is room for its result in the output queue.
 
 Within a descriptor reads run up to OUTPUT_DEPTH + 2 elements ahead of writes: a destination may be an element's own

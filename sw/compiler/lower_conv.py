@@ -137,12 +137,15 @@ class ConvLowering:
         pixels = rows * self.plan.ow
         acc, acc_region = self.state.accumulators(count * pixels, self.w4)
         for i, (source, blocks, resource) in enumerate(parts):
-            tiles = len(blocks) * self.plan.kh * self.plan.kw
-            fields = gemm_fields(self.node, source, blocks, y, rows)
-            fields.update(ng=count, wts=8, wgs=8 * tiles, acc=acc, ags=pixels, accumulate=int(i > 0), w4=int(self.w4))
-            self.state.emit("GEMM", fields, input_region(self.node, source, blocks, y, rows) + (acc_region if i else []),
-                            acc_region, {"wt": (resource, 0)})
+            self.gemm(source, blocks, resource, (y, rows), dict(ng=count, acc=acc, ags=pixels, accumulate=int(i > 0)), acc_region)
         self.drain(first, count, acc, acc_region, y * self.plan.ow, pixels)
+
+    def gemm(self, source, blocks, resource, tile, fields, acc_region):
+        """One GEMM: some blocks of one source, added to what the earlier ones made."""
+        tiles = len(blocks) * self.plan.kh * self.plan.kw
+        fields.update(gemm_fields(self.node, source, blocks, *tile), wts=8, wgs=8 * tiles, w4=int(self.w4))
+        reads = input_region(self.node, source, blocks, *tile) + (acc_region if fields["accumulate"] else [])
+        self.state.emit("GEMM", fields, reads, acc_region, {"wt": (resource, 0)})
 
     def drain(self, first, count, acc, acc_region, pixel, pixels):
         if not self.w4:

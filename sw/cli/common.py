@@ -1,0 +1,59 @@
+"""What the commands share: errors as one line, JSON output, progress bars."""
+
+from contextlib import contextmanager
+import json
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True)
+
+
+@contextmanager
+def friendly_errors():
+    """Expected failures become one line and exit code 1; a bug keeps its traceback."""
+    from litediffusion.sw.devices.errors import DeviceError
+
+    try:
+        yield
+    except (DeviceError, ValueError, OSError) as error:
+        console.print(f"[bold red]error:[/] {type(error).__name__}: {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    except RuntimeError as error:           # builds that fail (VerilatorError, SimError, SoftwareError)
+        console.print(f"[bold red]error:[/] {type(error).__name__}: {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+def print_json(data):
+    typer.echo(json.dumps(data, indent=2))
+
+
+@contextmanager
+def progress_bar(text):
+    """``update(done, total, text)`` of a bar on stderr with the time left."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+               TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(text, total=1)
+        yield lambda done, total, text=text: bar.update(task, completed=done, total=total, description=text)
+
+
+@contextmanager
+def opened(name, csr_csv=None):
+    """A device that is closed at the end."""
+    from litediffusion.sw.devices.open import open_device
+
+    device = open_device(name, csr_csv=csr_csv)
+    try:
+        yield device
+    finally:
+        if hasattr(device, "close"):
+            device.close()
+
+
+def load_program(path, device=None):
+    """Program of a .ldp file, refused if it was made for another configuration than the device's."""
+    from litediffusion.sw.container import load
+
+    return load(path, device.config_hash if device else None)
