@@ -10,6 +10,7 @@ sequential walks fall into step after one cycle.
 from migen import *
 
 from litediffusion.cores.gemm_address import mac_layout
+from litediffusion.cores.memory import block_ram
 
 ACC_BITS = 32
 
@@ -56,7 +57,7 @@ class Accumulator(Module):
 
     def add_ram(self, config, half, bank, gemm_reads, post):
         """One RAM; returns its read port and write port in a record-like object."""
-        memory = Memory(self.width, config.acc_words // 2, name=f"acc_{half}{bank}")
+        memory = block_ram(self.width, config.acc_words // 2, name=f"acc_{half}{bank}")
         read   = memory.get_port(has_re=True, mode=READ_FIRST)
         write  = memory.get_port(write_capable=True, mode=NO_CHANGE)
         self.specials += memory, read, write

@@ -6,6 +6,18 @@ from operator import or_
 from migen import *
 
 
+# Read and write of one word in one cycle never happens (tokens order the units), so no logic need guard against it;
+# without this Yosys doubles the block RAMs.
+NO_COLLISIONS = {("no_rw_check", 1)}
+
+
+def block_ram(bits, words, name):
+    """A Memory for ports of one clock that never read the word being written by another."""
+    memory = Memory(bits, words, name=name)
+    memory.attr = NO_COLLISIONS
+    return memory
+
+
 class SharedMemory(Module):
     """A memory of ``words`` x ``bits`` (two half words) with a private read port and one port shared by clients.
 
@@ -38,7 +50,7 @@ class SharedMemory(Module):
         self.halves = []
         for half in range(2):
             part   = slice(half * bits // 2, (half + 1) * bits // 2)
-            memory = Memory(bits // 2, words, name=f"half{half}")
+            memory = block_ram(bits // 2, words, name=f"half{half}")
             private = memory.get_port(has_re=True, mode=READ_FIRST)
             shared  = memory.get_port(write_capable=True, mode=NO_CHANGE)
             self.specials += memory, private, shared

@@ -53,8 +53,8 @@ def build(folder, config=PRESETS["ecpix5"]):
         raise RuntimeError("no C compiler: install gcc or clang, or name one in CC")
     folder = Path(folder)
     (folder / "ldi_tables.h").write_text(generate(config), encoding="utf-8")
-    (folder / "size.c").write_text('#include "loop.h"\nconst unsigned firmware_bytes = sizeof(struct firmware);\n',
-                                   encoding="utf-8")
+    size = '#include "loop.h"\nconst unsigned firmware_bytes = sizeof(struct firmware);\n'
+    (folder / "size.c").write_text(size, encoding="utf-8")
     library = folder / "firmware.so"
     command = [compiler, "-std=gnu99", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined",
                "-fsanitize-undefined-trap-on-error", "-fPIC", "-shared", f"-I{folder}", f"-I{FOLDER}", "-o", str(library), str(folder / "size.c"),

@@ -24,7 +24,7 @@ def best_range(values):
     return top * float(FRACTIONS[int(error.argmin())])
 
 
-def _ddim(x, eps, coefs):
+def float_step(x, eps, coefs):
     """Float twin of the sampler's update, on the same (rounded) coefficients."""
     c = {k: v / (1 << 14) for k, v in coefs.items()}
     x0 = np.clip(c["c1"] * x + c["c2"] * eps, -coefs["clip"] / 4096, coefs["clip"] / 4096)
@@ -50,7 +50,7 @@ def calibrate(graph, table, labels, null_label, guidance, images=32, seed=1, pro
             ranges[name][step] = best_range(tensor.flatten())
         eps = evaluate(graph, np.concatenate([x, x]), step, both, watch, cache).numpy()
         eps = eps[images:] + guidance * (eps[:images] - eps[images:])
-        x = _ddim(x, eps, coefs) + coefs["sigma"] / (1 << 14) * rng.standard_normal(x.shape)
+        x = float_step(x, eps, coefs) + coefs["sigma"] / (1 << 14) * rng.standard_normal(x.shape)
         if progress:
             progress(step + 1, len(table))
     return ranges
