@@ -57,8 +57,8 @@ def build(folder, config=PRESETS["ecpix5"]):
     (folder / "size.c").write_text(size, encoding="utf-8")
     library = folder / "firmware.so"
     command = [compiler, "-std=gnu99", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined",
-               "-fsanitize-undefined-trap-on-error", "-fPIC", "-shared", f"-I{folder}", f"-I{FOLDER}", "-o", str(library), str(folder / "size.c"),
-               *(str(FOLDER / f"{name}.c") for name in SOURCES)]
+               "-fsanitize-undefined-trap-on-error", "-fPIC", "-shared", f"-I{folder}", f"-I{FOLDER}",
+               "-o", str(library), str(folder / "size.c"), *(str(FOLDER / f"{name}.c") for name in SOURCES)]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{result.stderr}")

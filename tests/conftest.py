@@ -1,0 +1,37 @@
+"""Shared pieces: one calibration of the digits model for the whole test session."""
+
+
+import pytest
+
+from litediffusion.cores.config import PRESETS
+
+STEPS = 4
+CONFIG = PRESETS["ecpix5"]
+
+
+@pytest.fixture(scope="session")
+def config():
+    return CONFIG
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """ModelSource of the packaged digits model."""
+    from litediffusion.sw.pipeline import load_model
+    return load_model("digits")
+
+
+@pytest.fixture(scope="session")
+def ranges(digits):
+    """Calibration of the digits model over a few steps."""
+    from litediffusion.sw.calibrate import calibrate
+    from litediffusion.sw.pipeline import import_model
+    graph, table = import_model(digits, STEPS)
+    return calibrate(graph, table, range(10), 10, 2.0, images=4)
+
+
+@pytest.fixture(scope="session")
+def program(digits, ranges):
+    """The digits model compiled for a few steps at W8A8."""
+    from litediffusion.sw.pipeline import compile_model
+    return compile_model(digits, steps=STEPS, ranges=ranges)
