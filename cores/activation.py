@@ -78,4 +78,4 @@ class Activation(LiteXModule):
             stages[1] += [If(table, b2[i].eq(value), g2[i].eq(slope * f1[i])).Else(
                 b2[i].eq(Mux((self.act == ACT["RELU"]) & v1[i][15], 0, v1[i])), g2[i].eq(0))]
             stages[2] += [self.w[i].eq(b2[i] + ((g2[i] + 128) >> 8))]
-        self.sync += [If(enable, *stage) for enable, stage in zip(ce, stages)]
+        self.sync += [If(enable, *stage) for enable, stage in reversed([*zip(ce, stages)])]

@@ -9,7 +9,7 @@ takes it as unsigned; it writes negative constants unsigned too, so limits are t
 
 from migen import *
 
-SHIFT_BITS = 6      # shifts 0..63
+SHIFT_BITS = 6      # of a shifter; longer shifts give 0, as 63 does
 
 
 def shift_stage(x, n):
@@ -30,7 +30,7 @@ def saturate_unsigned(dst, x, bits):
 
 
 def clamp_shift(dst, n):
-    """Statement: ``dst`` (SHIFT_BITS) <- min(n, 63); past 63 every operand here is shifted out anyway."""
+    """Statement: ``dst`` (SHIFT_BITS) <- min(n, 63)."""
     return If(n[SHIFT_BITS:] != 0, dst.eq((1 << SHIFT_BITS) - 1)).Else(dst.eq(n))
 
 

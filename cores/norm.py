@@ -332,13 +332,13 @@ class Norm(LiteXModule):
         )
         fsm.act("SCAN", self.scan.eq(1), NextValue(scan_left, scan_left - 1), If(scan_left == 1, NextState("EPS")))
         fsm.act("CHANNELS_DONE",
-            NextValue(self.run_first, self.run_last + 1), NextValue(self.group_left, left),
+            NextValue(self.group_left, left),
             If(d.rows,
                 NextValue(self.groups_left, self.groups_left - 1), NextValue(self.row_record, self.row_record + 1),
                 If(self.groups_left == 1, NextState("DONE")).Else(NextState("ROW")),
             ).Elif(left != 0, NextState("WRITE")        # the group goes on in the next record
             ).Else(
-                NextValue(self.groups_left, self.groups_left - 1),
+                NextValue(self.groups_left, self.groups_left - 1), NextValue(self.run_first, self.run_last + 1),
                 If(full, NextState("WRITE")).Elif(self.groups_left == 1, NextState("OLD")).Else(NextState("GROUP")),
             ),
         )

@@ -73,11 +73,9 @@ class PostScalars(LiteXModule):
 
     def _delay(self, name, signal, first, last, ce):
         """``signal`` of stage ``first``, in stage ``last``."""
-        for k in range(first, last):
-            following = Signal((len(signal), signal.signed), name=f"{name}{k + 1}", reset_less=True)
-            self.sync += If(ce[k], following.eq(signal))
-            signal = following
-        return signal
+        chain = [signal] + [Signal((len(signal), signal.signed), name=f"{name}{k + 1}", reset_less=True) for k in range(first, last)]
+        self.sync += [If(ce[k], chain[k - first + 1].eq(chain[k - first])) for k in reversed(range(first, last))]
+        return chain[-1]
 
 
 class PostLanes(LiteXModule):
@@ -123,7 +121,8 @@ class PostLanes(LiteXModule):
         x7, f7, r7 = self.add_requantise()
         self.add_operand(x7, f7, r7)
         self.add_output(self.activation.w)
-        self.sync += [If(ce[k], *statements) for k, statements in self.stages.items()]
+        # Last stage first: then no register is read after it is assigned, and Verilator needs no copies of them.
+        self.sync += [If(ce[k], *statements) for k, statements in reversed(self.stages.items())]
 
     def add_requantise(self):
         """Stages 1 to 6; returns (x7, f7, r7)."""

@@ -20,8 +20,8 @@ _ACT_NAMES = {v: k for k, v in ACT.items()}
 
 
 def rshift_by(x, n):
-    """rshift with an array of shifts, broadcast."""
-    n = np.asarray(n, dtype=np.int64)
+    """rshift with an array of shifts >= 0, broadcast; |x| < 2^61."""
+    n = np.minimum(np.asarray(n, dtype=np.int64), 62)       # int64 cannot shift further; the result is 0 from here on
     return np.where(n == 0, x, (x + (np.int64(1) << np.maximum(n - 1, 0))) >> n)
 
 

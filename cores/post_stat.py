@@ -11,7 +11,7 @@ from litex.gen import LiteXModule
 from litediffusion.cores.arith import vector
 from litediffusion.cores.row import ROW_SQUARES_BITS, SQUARES_BITS, SUM_BITS
 
-RECIPROCAL_CYCLES = 11      # least distance of two starts of RowReciprocal
+RECIPROCAL_CYCLES = 10      # least distance of two starts of RowReciprocal
 
 
 class RowReciprocal(LiteXModule):
@@ -19,8 +19,8 @@ class RowReciprocal(LiteXModule):
 
         e = bit length of total;  m = min(32767, 2^(e+14) // total);  total = 0: (32767, 0), < 0: (16384, 0)
 
-    ``done`` 10 cycles after ``start`` (1 cycle if total <= 0), with ``m`` and ``e`` valid in that cycle. ``start``
-    only while not ``busy``. The remainder starts at 2^(e-1); the quotient's first bit is 1 only for powers of two.
+    ``done`` 10 cycles after ``start`` (1 cycle if total <= 0), with ``m`` and ``e`` valid in that cycle, in which the
+    next ``start`` may come. The remainder starts at 2^(e-1); the quotient's first bit is 1 only for powers of two.
     """
 
     def __init__(self):

@@ -135,8 +135,8 @@ def write_param(machine, record, rng=None, **values):
         wild = rng.random() < 0.1
         draw = lambda bits: int(rng.integers(-(1 << 40), 1 << 40) >> int(rng.integers(41 - bits, 41)))
         values = {"mult": [draw(16) for _ in range(8)], "offset": [draw(32 if wild else 17) for _ in range(8)],
-                  "shift": int(rng.integers(0, 32)), "rshift": int(rng.integers(0, 64 if wild else 16)),
-                  "oshift": int(rng.integers(0, 64 if wild else 24)), "rmult": draw(16), "omult": draw(16), "gshift": 255,
+                  "shift": int(rng.integers(0, 80 if wild else 32)), "rshift": int(rng.integers(0, 80 if wild else 16)),
+                  "oshift": int(rng.integers(0, 80 if wild else 24)), "rmult": draw(16), "omult": draw(16), "gshift": 255,
                   "eps_m": 0xFFFFFFFF, **values}
     data = np.frombuffer(isa.encode_param(**values), np.uint8)
     machine.param[0].reshape(-1, isa.PARAM_BYTES)[record] = data
@@ -208,15 +208,16 @@ def around(*limits, step=1):
 
 
 @pytest.mark.parametrize("out, limits", [("INT8", (-128, 127, 0)), ("UINT8", (0, 255, 127)), ("INT16", (-32768, 32767, 0))])
-@pytest.mark.parametrize("oshift", [0, 1, 7])
+@pytest.mark.parametrize("oshift", [0, 1, 7, 63, 64])
 def test_output_limits(post_run, out, limits, oshift):
     """omult * v rounded and clamped, two steps on either side of each limit and of each rounding boundary."""
-    values = [v >> s for limit in limits for s in (0, 1) for v in around(limit << oshift) + around((limit << oshift) + (1 << oshift >> 1))]
+    scale = min(oshift, 8)
+    values = [v >> s for limit in limits for s in (0, 1) for v in around(limit << scale) + around((limit << scale) + (1 << scale >> 1))]
     m, n = edge_machine(values, oshift=oshift)
     compare(post_run, m, [{"n0": 1, "n1": 1, "n2": n, "as2": 1, "dst": 1, "ds2": 2, "out": OUT[out]}])
 
 
-@pytest.mark.parametrize("shift", [0, 1, 15, 31, 47, 63])
+@pytest.mark.parametrize("shift", [0, 1, 15, 31, 47, 63, 64, 79, 255])
 @pytest.mark.parametrize("mult", [1, -1, 32767, -32768])
 def test_requantise_limits(post_run, shift, mult):
     """Extremes of the product and rounding at every shift, into the 16-bit clamp."""
@@ -229,7 +230,7 @@ def test_requantise_limits(post_run, shift, mult):
 
 
 @pytest.mark.parametrize("rop", ["ADD", "MUL"])
-@pytest.mark.parametrize("rmult, rshift", [(1, 0), (32767, 0), (-32768, 7), (-32768, 0), (25000, 23), (1, 63)])
+@pytest.mark.parametrize("rmult, rshift", [(1, 0), (32767, 0), (-32768, 7), (-32768, 0), (25000, 23), (1, 63), (3, 64)])
 def test_operand_limits(post_run, rop, rmult, rshift):
     """Both clamps around the second operand; v1 far outside 16 bits must not come back by adding."""
     far = 128 * 32768
