@@ -47,7 +47,7 @@ class Accumulator(Module):
         rams = [[self.add_ram(config, half, bank, reads[half][bank], post) for bank in range(2)] for half in range(2)]
         selected = Signal(2)
         self.sync += selected.eq(Cat(post_bank, post_half))
-        self.comb += post.dat_r.eq(Array(rams[half][bank].dat_r for half in range(2) for bank in range(2))[selected])
+        self.comb += post.dat_r.eq(Array(rams[half][bank][0].dat_r for half in range(2) for bank in range(2))[selected])
         for half, values in enumerate((low, high)):
             self.add_sums(half, values, rams[half])
 
@@ -56,7 +56,7 @@ class Accumulator(Module):
         return (mac.entry[0] == bank) & (mac.w4 | (mac.entry[-1] == half))
 
     def add_ram(self, config, half, bank, gemm_reads, post):
-        """One RAM; returns its read port and write port in a record-like object."""
+        """One RAM; returns (read port, write port)."""
         memory = block_ram(self.width, config.acc_words // 2, name=f"acc_{half}{bank}")
         read   = memory.get_port(has_re=True, mode=READ_FIRST)
         write  = memory.get_port(write_capable=True, mode=NO_CHANGE)
@@ -67,17 +67,17 @@ class Accumulator(Module):
             write.adr.eq(self.commit.entry[1:-1]),
             write.we.eq(self.we & self.uses(self.commit, half, bank)),
         ]
-        read.write = write
-        return read
+        return read, write
 
     def add_sums(self, half, values, rams):
         """old + value by lane, and the write data of this half's RAMs."""
         mac, sums = self.summed, []
+        (even, even_write), (odd, odd_write) = rams
         for n, value in enumerate(values):
             lane  = slice(ACC_BITS * n, ACC_BITS * (n + 1))
             old   = Signal((ACC_BITS, True), name=f"old_{half}_{n}")
             total = Signal((ACC_BITS, True), name=f"total_{half}_{n}", reset_less=True)
-            self.comb += If(~mac.overwrite, old.eq(Mux(mac.entry[0], rams[1].dat_r[lane], rams[0].dat_r[lane])))
+            self.comb += If(~mac.overwrite, old.eq(Mux(mac.entry[0], odd.dat_r[lane], even.dat_r[lane])))
             self.sync += If(mac.valid & (mac.w4 | (mac.entry[-1] == half)), total.eq(old + value))
             sums.append(total)
-        self.comb += [ram.write.dat_w.eq(Cat(*sums)) for ram in rams]
+        self.comb += [write.dat_w.eq(Cat(*sums)) for write in (even_write, odd_write)]

@@ -15,10 +15,10 @@ from migen import *
 
 from litediffusion.cores.gemm_address import LOW_BITS, WEIGHT_BITS
 
-LATENCY  = 5            # cycles from the SPM word to ``low`` and ``high``
-PRODUCT_BITS = 25      # |a * w| <= 255 * 8 * (2^13 + 1) < 2^24, and a sign
+LATENCY = 5             # cycles from the SPM word to ``low`` and ``high``
+PRODUCT_BITS = 25       # |a * w| <= 255 * 8 * (2^13 + 1) < 2^24, and a sign
 SUM_BITS = PRODUCT_BITS + 4
-OUT_BITS = 20           # 16 * 255 * 128 and a sign
+OUT_BITS = 20           # k_lanes * 255 * 128 and a sign
 
 
 class DotArray(Module):

@@ -5,7 +5,6 @@ from operator import or_
 
 from migen import *
 
-
 # Read and write of one word in one cycle never happens (tokens order the units), so no logic need guard against it;
 # without this Yosys doubles the block RAMs.
 NO_COLLISIONS = {("no_rw_check", 1)}
@@ -47,14 +46,12 @@ class SharedMemory(Module):
 
         adr, we, dat_w, dat_r = Signal(max=words), Signal(2), Signal(bits), Signal(bits)
         self._arbitrate(clients, adr, we, dat_w, dat_r)
-        self.halves = []
         for half in range(2):
             part   = slice(half * bits // 2, (half + 1) * bits // 2)
             memory = block_ram(bits // 2, words, name=f"half{half}")
             private = memory.get_port(has_re=True, mode=READ_FIRST)
             shared  = memory.get_port(write_capable=True, mode=NO_CHANGE)
             self.specials += memory, private, shared
-            self.halves.append(memory)
             self.comb += [
                 private.adr.eq(self.adr), private.re.eq(self.re), self.dat_r[part].eq(private.dat_r),
                 shared.adr.eq(adr), shared.we.eq(we[half]), shared.dat_w.eq(dat_w[part]),

@@ -8,11 +8,10 @@ The instruction is defined by ``isa.OPS["POST"]`` and ``Machine.post``; the arit
     stage 18          out enters the output queue; statistics leave it for RowSums, RowReciprocal and ChannelSums
     write             out and its address leave the queues when the memory grants
 
-Throughput one element a cycle, less when a memory does not grant or fewer than RECIPROCAL_CYCLES pass between the
-ends of two rows with ``rowsum``. A descriptor of n elements without refusals takes from ``sink.ready`` to ``done``
-n + 21 cycles; with channel sums n + 22, row sums n + 25, row sums and reciprocals n + 35, row maxima n + 8. The next
-descriptor can be taken in the following cycle. Nothing stalls the lanes: an element
-is issued only if there is room for its result in the output queue.
+Throughput one element a cycle, less when a memory does not grant or the ends of two rows with ``rowsum`` are closer
+than RECIPROCAL_CYCLES. A descriptor of n elements without refusals takes from ``sink.ready`` to ``done`` n + 21 cycles;
+with channel sums n + 22, row sums n + 25, row sums and reciprocals n + 35, row maxima n + 8. The next descriptor can be
+taken in the following cycle. Nothing stalls the lanes: an element is issued only if the output queue has room for it.
 
 Within a descriptor reads run up to OUTPUT_DEPTH + 2 elements ahead of writes: a destination may be an element's own
 source or operand or that of an earlier element, not that of a later one.

@@ -15,7 +15,7 @@ import pytest
 from litediffusion.cores import isa
 from litediffusion.cores.config import PRESETS
 from litediffusion.cores.isa import ACT, DST, OUT, ROP, SRC
-from litediffusion.cores.machine import Machine, loop_index
+from litediffusion.cores.machine import EngineError, Machine, loop_index
 from litediffusion.cores.post import Post
 from litediffusion.cores.row import ROW_SQUARES_BITS, SQUARES_BITS, SUM_BITS, RowMemory, RowPort, StatMemory, StatPort
 from litediffusion.targets import verilator
@@ -142,7 +142,7 @@ def write_param(machine, record, rng=None, **values):
     machine.param[0].reshape(-1, isa.PARAM_BYTES)[record] = data
 
 
-def loops(rng, size, sizes, modulus=1 << 18, base=0, reach=None):
+def loops(rng, size, sizes, modulus=1 << 18, base=0):
     """(base, strides) of an affine address inside base..base+size, strides positive, negative or 0."""
     while True:
         strides = [int(rng.choice([0, 1, 2, rng.integers(0, 60), -1, -int(rng.integers(1, 60))])) for _ in range(3)]
@@ -344,7 +344,6 @@ BASE = {"n0": 2, "n1": 2, "n2": 3, "dst": 1}
 @pytest.mark.parametrize("permille", STALLS[:2])
 def test_buffer_range(post_run, bad, permille):
     """One step beyond each memory stops the unit with BUFFER_RANGE; the last element inside runs."""
-    from litediffusion.cores.machine import EngineError
     m = random_machine(np.random.default_rng(12))
     with pytest.raises(EngineError) as error:
         run_model(m, [{**BASE, **bad}])

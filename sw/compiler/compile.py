@@ -40,6 +40,15 @@ def four_bit_layers(graph, bits):
     return {n.name: 4 for n in inner}
 
 
+def layer_macs(graph):
+    """MACs by layer; the value projection of an attention runs as part of it."""
+    work = macs(graph)
+    for node in graph.nodes.values():
+        if node.op == "attention":
+            work[node.name] += work.pop(node.inputs[2])
+    return work
+
+
 def buffers_of(image, words, steps, batch):
     """DRAM buffers: latents, eps of two slots, and for each image its trajectory and pixels."""
     stride = 16 * words * (steps + 1)
@@ -78,7 +87,7 @@ def compile_graph(graph, config, table, ranges, *, bits=8, per_step=True, null_l
     image.place_steps(resources)
     meta = {"name": name, "shape": list(shape), "steps": steps, "null_label": null_label, "labels": labels, "guidance": guidance,
             "bits": bits, "per_step": per_step, "batch": batch, "buffers": buffers, "config": config.name,
-            "layers": low.layers, "macs": macs(graph), "programs": {}}
+            "layers": low.layers, "macs": layer_macs(graph), "programs": {}}
     for part in NAMES:
         at, length, _ = assemble(items[part], image, low.areas, low.layers if part == "eval" else [part])
         meta["programs"][part] = [at, length]

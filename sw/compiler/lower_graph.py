@@ -43,7 +43,8 @@ class GraphLowering(State):
 
     def run(self):
         for node in self.graph.nodes.values():
-            if node.op not in ("input", "step_table", "label_table", "cat"):
+            emitted = node.name in self.done or self.kinds.get(node.name) == "value"     # with an earlier or later layer
+            if node.op not in ("input", "step_table", "label_table", "cat") and not emitted:
                 for name in node.inputs:
                     self.ready(name)
                 self.begin(node.name)
@@ -116,8 +117,6 @@ class GraphLowering(State):
 
     def conv(self, node):
         kind = self.kinds.get(node.name)
-        if kind == "value":
-            return                       # its GEMM is part of the attention
         final = node.name == self.graph.output
         if final:
             if node.shape[0] > 8:
@@ -154,9 +153,11 @@ class GraphLowering(State):
         return all(self.graph.nodes[n].op in ("cat", "step_table", "label_table") or self.graph.nodes[n].shape[1:] == (1, 1)
                    for n in between)
 
-    def start_norm(self, norm):
-        saved, layer = self.layer, len(self.layers)
-        self.begin(norm.name)
+    def start_norm(self, norm, layer=None):
+        """Allocate what a norm makes. ``layer``: its index, if the norm is lowered by itself."""
+        saved = self.layer
+        if layer is None:
+            self.begin(norm.name)
         outs = [self.alloc(norm.name, norm.shape)]
         if self.kinds.get(norm.name) == "tokens":
             name = f"{norm.name}.tokens"
@@ -170,9 +171,7 @@ class GraphLowering(State):
         self.finish_inputs(norm)
 
     def norm(self, node):
-        if node.name in self.done:
-            return
-        self.start_norm(node)
+        self.start_norm(node, self.layer)
         for source in self.sources(node.inputs[0]):
             self.norms[node.name].source_done(self.tensors[source])
         self.norm_finished(node)

@@ -1,21 +1,16 @@
 """Float (PyTorch) reference model: a small U-Net that draws 16x16 digits.
 
-This package is the *model* side of LiteDiffusion: what is trained here in
+This package is the *model* side of litediffusion: what is trained here in
 float32 is what the compiler quantizes and the accelerator runs. Nothing in
 here knows about integers or hardware.
 """
 
 from .classifier import DigitClassifier, load_classifier
-from .schedule import ddim_sample, ddim_timesteps, make_alphas_cumprod, make_betas
 from .unet import DigitUNet, load_unet
 
 __all__ = [
     "DigitClassifier",
     "DigitUNet",
-    "ddim_sample",
-    "ddim_timesteps",
     "load_classifier",
     "load_unet",
-    "make_alphas_cumprod",
-    "make_betas",
 ]
