@@ -76,10 +76,11 @@ class Machine:
         for self.position in range(length):
             at = address + self.position * isa.DESC_BYTES
             if at + isa.DESC_BYTES > self.dram.shape[1]:
+                self.queue = "FETCH"
                 self.fail("DRAM_WINDOW")
             if self.execute(bytes(self.dram[0, at:at + isa.DESC_BYTES])):
                 return
-        self.queue = "FETCH"
+        self.queue, self.position = "FETCH", length
         self.fail("PROGRAM_END", f"{length} descriptors without END")
 
     def execute(self, data):

@@ -122,7 +122,8 @@ class Post(LiteXModule):
         self.comb += self.bad.eq(
             Mux(self.reads_acc, outside(self.a.address, 2 * c.acc_words), outside(self.a.address, 2 * c.spm_words))
             | (self.reads_operand & outside(self.r.address, 2 * c.spm_words))
-            | (self.writes & Mux(wbuf, outside(self.out.address, 2 * c.wbuf_words), outside(self.out.address, 2 * c.spm_words)))
+            | (self.writes & Mux(wbuf, outside(self.out.address, 2 * c.wbuf_words),
+                                 outside(self.out.address, 2 * c.spm_words)))
             | (~d.rowmax & outside(self.p.address, c.param_words))
             | outside(self.row_record, c.row_words)
             | (d.stat & ~d.rowmax & outside(stat_record, c.stat_words)))
@@ -204,7 +205,8 @@ class Post(LiteXModule):
             r = Signal((8, True), name=f"opr_r_{i}")
             byte = lambda word, half: word[c.half_bits * half + 8 * i:c.half_bits * half + 8 * i + 8]
             self.comb += [
-                low.eq(byte(self.src.dat_r, 0)), high.eq(byte(self.src.dat_r, 1)), wide.eq(self.src.dat_r[16 * i:16 * i + 16]),
+                low.eq(byte(self.src.dat_r, 0)), high.eq(byte(self.src.dat_r, 1)),
+                wide.eq(self.src.dat_r[16 * i:16 * i + 16]),
                 If(self.reads_acc, a.eq(self.acc.dat_r[32 * i:32 * i + 32])
                 ).Elif(d.src == SRC["INT16"], a.eq(wide)
                 ).Elif(src_half, a.eq(high)
@@ -224,8 +226,8 @@ class Post(LiteXModule):
             If(d.submax, lanes.row_max.eq(row.r_max)), If(d.row_m, lanes.scalars.extra.eq(row.r_e)),
         ]
         fields_of = iter(self.param_fields())
-        for name, lane_signals, of_row, row_value in (("mult", lanes.m, d.row_m, row.r_m), ("offset", lanes.o, d.row_o, row.r_o)):
-            for signal in lane_signals:
+        for signals, of_row, row_value in ((lanes.m, d.row_m, row.r_m), (lanes.o, d.row_o, row.r_o)):
+            for signal in signals:
                 self.comb += If(of_row, signal.eq(row_value)).Else(signal.eq(next(fields_of)))
         scalars = dict(zip((f.name for f in isa.PARAM_SCALARS), fields_of))
         self.comb += [getattr(lanes.scalars, n).eq(scalars[n]) for n in ("shift", "rshift", "oshift", "rmult", "omult")]
@@ -245,10 +247,14 @@ class Post(LiteXModule):
         valid = self.summed = Signal()
         take = Signal()
         self.comb += take.eq(self.stage[OUT_STAGE] & (d.stat | d.rowsum | d.rowstat))
-        self.sync += [valid.eq(take), If(take, *[v.eq(o) for v, o in zip(values, out)], *[q.eq(o * o) for q, o in zip(squares, out)])]
+        self.sync += [
+            valid.eq(take),
+            If(take, *[v.eq(o) for v, o in zip(values, out)], *[q.eq(o * o) for q, o in zip(squares, out)]),
+        ]
         self.channel_sums = sums = ChannelSums(values, squares, self.stat)
         self.comb += [
-            sums.valid.eq(valid & d.stat), sums.first.eq(self.flag["inner_first"][last]), sums.last.eq(self.flag["inner_last"][last]),
+            sums.valid.eq(valid & d.stat),
+            sums.first.eq(self.flag["inner_first"][last]), sums.last.eq(self.flag["inner_last"][last]),
             sums.load.eq(self.load), sums.record.eq(d.stat_rec), sums.accumulate.eq(d.stat_acc),
         ]
         self.row_sums = RowSums(values, squares)
@@ -270,7 +276,8 @@ class Post(LiteXModule):
             row.we_me.eq(reciprocal.done), row.w_m.eq(reciprocal.m), row.w_e.eq(reciprocal.e),
             row.we_sq.eq(sums.done & d.rowstat & ~d.rowsum), row.w_s.eq(sums.s), row.w_q.eq(sums.q),
         ]
-        self.sync += If(self.load, row.w_adr.eq(d.row)).Elif(row.we_max | row.we_me | row.we_sq, row.w_adr.eq(row.w_adr + 1))
+        written = row.we_max | row.we_me | row.we_sq
+        self.sync += If(self.load, row.w_adr.eq(d.row)).Elif(written, row.w_adr.eq(row.w_adr + 1))
 
     def add_output(self):
         """Queues of addresses (from the issue) and results (from stage 18), and the writes."""
@@ -280,10 +287,12 @@ class Post(LiteXModule):
         wide, word = d.out == OUT["INT16"], Signal(c.word_bits)
         narrow = Cat(*[results.dout[16 * i:16 * i + 8] for i in range(c.n_lanes)])
         self.comb += [
-            self.room.eq(addresses.writable), addresses.din.eq(self.out.address), addresses.we.eq(self.loops.step & self.writes),
+            self.room.eq(addresses.writable),
+            addresses.din.eq(self.out.address), addresses.we.eq(self.loops.step & self.writes),
             results.din.eq(Cat(*[o[:16] for o in self.lanes.out])), results.we.eq(self.stage[OUT_STAGE] & self.writes),
             word.eq(Mux(wide, results.dout, Cat(narrow, narrow))),
-            addresses.re.eq((self.wr.valid & self.wr.ready) | (self.wwr.valid & self.wwr.ready)), results.re.eq(addresses.re),
+            addresses.re.eq((self.wr.valid & self.wr.ready) | (self.wwr.valid & self.wwr.ready)),
+            results.re.eq(addresses.re),
         ]
         for port, dst in ((self.wr, DST["SPM"]), (self.wwr, DST["WBUF"])):
             self.comb += [

@@ -73,7 +73,8 @@ class PostScalars(LiteXModule):
 
     def _delay(self, name, signal, first, last, ce):
         """``signal`` of stage ``first``, in stage ``last``."""
-        chain = [signal] + [Signal((len(signal), signal.signed), name=f"{name}{k + 1}", reset_less=True) for k in range(first, last)]
+        shape = (len(signal), signal.signed)
+        chain = [signal] + [Signal(shape, name=f"{name}{k + 1}", reset_less=True) for k in range(first, last)]
         self.sync += [If(ce[k], chain[k - first + 1].eq(chain[k - first])) for k in reversed(range(first, last))]
         return chain[-1]
 

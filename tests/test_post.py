@@ -23,7 +23,8 @@ from litediffusion.targets import verilator
 CONFIG = PRESETS["ecpix5"]
 ROW_FIELDS = ("max", "m", "e", "o", "s", "q")
 FREE = [0] * 6                                      # refusals of acc, src, opr, wr, wwr and halt, per mille
-STALLS = [FREE, [300] * 5 + [0], [0, 700, 0, 0, 700, 0], [500, 0, 600, 0, 300, 50], [0, 0, 0, 850, 850, 0], [900, 900, 100, 500, 0, 100]]
+STALLS = [FREE, [300] * 5 + [0], [0, 700, 0, 0, 700, 0], [500, 0, 600, 0, 300, 50], [0, 0, 0, 850, 850, 0],
+          [900, 900, 100, 500, 0, 100]]
 
 
 class PostBench(Module):
@@ -38,7 +39,8 @@ class PostBench(Module):
             memory.add_client(mine, dut.active)
             memory.add_client(own, ~dut.active)
         self.ios = {self.cd_sys.clk, self.cd_sys.rst}
-        records = {"row": row, "stat": stat, "sink": dut.sink, **{n: getattr(dut, n) for n in ("acc", "src", "opr", "wr", "wwr")}}
+        records = {"row": row, "stat": stat, "sink": dut.sink}
+        records |= {n: getattr(dut, n) for n in ("acc", "src", "opr", "wr", "wwr")}
         named = {f"{k}_{f}": getattr(r, f) for k, r in records.items() for f in ("valid", "ready") if hasattr(r, f)}
         named |= {f"{k}_{f[0]}": getattr(r, f[0]) for k, r in records.items() if k != "sink" for f in r.layout}
         named |= {"sink_desc": dut.sink.desc}
@@ -58,7 +60,7 @@ def post_run():
     for name, content in output.data_files.items():
         (folder / name).write_text(content)
     lines = output.main_source.splitlines()
-    main = "\n".join(line for line in lines if not line.startswith("//"))      # without the date: builds are cached by content
+    main = "\n".join(line for line in lines if not line.startswith("//"))      # no date: builds are cached by content
     for name in output.data_files:                  # found from any working directory
         main = main.replace(f'"{name}"', f'"{folder / name}"')
     (folder / "PostBench.v").write_text(main)
@@ -106,8 +108,9 @@ def compare(post_run, machine, descs, seed=1, permille=FREE):
     assert result == 0, f"RTL returned {result} (seed {seed}, refusals {permille})"
     for name, expected in run_model(machine, descs).items():
         wrong = np.argwhere(state[name] != expected)
-        assert not len(wrong), (f"{name} differs in {len(wrong)} places, first {wrong[0]}: RTL {state[name][tuple(wrong[0])]}, "
-                                f"model {expected[tuple(wrong[0])]}; seed {seed}, refusals {permille}, descriptors {descs}")
+        first = tuple(wrong[0]) if len(wrong) else ()
+        assert not len(wrong), (f"{name} differs in {len(wrong)} places, first {first}: RTL {state[name][first]}, model "
+                                f"{expected[first]}; seed {seed}, refusals {permille}, descriptors {descs}")
     return cycles, stalls
 
 
@@ -212,7 +215,8 @@ def around(*limits, step=1):
 def test_output_limits(post_run, out, limits, oshift):
     """omult * v rounded and clamped, two steps on either side of each limit and of each rounding boundary."""
     scale = min(oshift, 8)
-    values = [v >> s for limit in limits for s in (0, 1) for v in around(limit << scale) + around((limit << scale) + (1 << scale >> 1))]
+    scaled = [limit << scale for limit in limits]
+    values = [v >> s for s in (0, 1) for v in around(*scaled, *[limit + (1 << scale >> 1) for limit in scaled])]
     m, n = edge_machine(values, oshift=oshift)
     compare(post_run, m, [{"n0": 1, "n1": 1, "n2": n, "as2": 1, "dst": 1, "ds2": 2, "out": OUT[out]}])
 
@@ -234,7 +238,8 @@ def test_requantise_limits(post_run, shift, mult):
 def test_operand_limits(post_run, rop, rmult, rshift):
     """Both clamps around the second operand; v1 far outside 16 bits must not come back by adding."""
     far = 128 * 32768
-    values = around(-32768, 32767, 32767 + 128, 32767 - 128, far, -far, far + 32768, -far - 32768, 8388607, -8388608, 1 << 31 - 3)
+    values = around(-32768, 32767, 32767 + 128, 32767 - 128, far, -far, far + 32768, -far - 32768, 8388607, -8388608,
+                    1 << 31 - 3)
     m, n = edge_machine(values, rmult=rmult, rshift=rshift)
     m.spm[0, :n] = np.resize(np.array([-128, -127, -2, -1, 0, 1, 2, 126, 127, 64, -64], np.int8), (n, 16))
     d = {"n0": 1, "n1": 1, "n2": n, "as2": 1, "dst": 1, "ds2": 2, "out": OUT["INT16"], "rop": ROP[rop]}
@@ -265,7 +270,8 @@ def test_softmax_rows(post_run, permille):
     write_param(m, 1, mult=[4] * 8, shift=1, omult=255, oshift=14)
     write_param(m, 2, mult=[0] * 8, shift=3, omult=1, oshift=0)
     scores = {"n0": 1, "n1": rows, "n2": groups, "as1": groups, "as2": 1, "row": 5, "row_loop": 1}
-    exp = {**scores, "submax": 1, "act": ACT["EXP"], "rowsum": 1, "dst": 1, "out": OUT["UINT8"], "d": 100, "ds1": groups, "ds2": 1, "p": 1}
+    exp = {**scores, "submax": 1, "act": ACT["EXP"], "rowsum": 1, "p": 1,
+           "dst": 1, "out": OUT["UINT8"], "d": 100, "ds1": groups, "ds2": 1}
     drain = {**scores, "a": 64, "row_m": 1, "row_o": 1, "p": 2, "dst": 1, "d": 1000, "ds1": groups, "ds2": 1}
     compare(post_run, m, [{**scores, "rowmax": 1}, exp, drain], 3, permille)
     assert (m.row["m"][0, 5:5 + rows] > 0).all()
@@ -291,7 +297,8 @@ def test_layernorm_rows(post_run, permille):
     m = random_machine(rng)
     m.row["e"][:] = 0
     write_param(m, 0, mult=[1000] * 8, shift=9, omult=1)
-    rows = {"n0": 4, "n1": 3, "n2": 5, "src": 1, "as0": 40, "as1": 5, "as2": 1, "rowstat": 1, "row": 3, "dst": 2, "ds0": 40, "ds1": 5, "ds2": 1}
+    rows = {"n0": 4, "n1": 3, "n2": 5, "src": 1, "as0": 40, "as1": 5, "as2": 1, "rowstat": 1, "row": 3,
+            "dst": 2, "ds0": 40, "ds1": 5, "ds2": 1}
     drain = {"n0": 12, "n1": 1, "n2": 5, "src": 2, "a": 64, "as0": 10, "as2": 2, "row": 3, "row_loop": 1, "row_m": 1,
              "row_o": 1, "dst": 1, "d": 4096, "ds0": 5, "ds2": 1}
     compare(post_run, m, [{**rows, "row_loop": 1}, {**rows, "row_loop": 2, "row": 30}, drain], 4, permille)
@@ -299,9 +306,10 @@ def test_layernorm_rows(post_run, permille):
 
 @pytest.mark.parametrize("permille", STALLS)
 def test_groupnorm_statistics(post_run, permille):
-    """Sums by channel: overwritten, added to, and with an inner loop of one, where a record is read and written each cycle."""
+    """Sums by channel: overwritten, added to, and with inner loops of one: a record is read and written each cycle."""
     m = random_machine(np.random.default_rng(9))
-    d = {"n0": 2, "n1": 3, "n2": 20, "src": 1, "as0": 60, "as1": 20, "as2": 1, "stat": 1, "stat_rec": 11, "dst": 1, "d": 4096, "ds0": 60, "ds1": 20, "ds2": 1}
+    d = {"n0": 2, "n1": 3, "n2": 20, "src": 1, "as0": 60, "as1": 20, "as2": 1, "stat": 1, "stat_rec": 11,
+         "dst": 1, "d": 4096, "ds0": 60, "ds1": 20, "ds2": 1}
     write_param(m, 0, **IDENTITY)
     one = {"n0": 5, "n1": 7, "n2": 1, "src": 1, "as0": 7, "as1": 1, "stat": 1, "stat_acc": 1, "stat_rec": 11}
     compare(post_run, m, [d, {**d, "a": 400, "stat_acc": 1}, one, one], 5, permille)
@@ -311,7 +319,8 @@ def test_in_place_and_broadcast(post_run):
     """A residual add onto its own operand, and a multiplication by one broadcast word (stride 0)."""
     m = random_machine(np.random.default_rng(10))
     write_param(m, 0, mult=[3] * 8, shift=20, omult=3, oshift=2, rmult=5, rshift=2)
-    d = {"n0": 1, "n1": 8, "n2": 30, "as1": 30, "as2": 1, "dst": 1, "ds1": 30, "ds2": 1, "rop": ROP["ADD"], "r": 0, "rs1": 30, "rs2": 1}
+    d = {"n0": 1, "n1": 8, "n2": 30, "as1": 30, "as2": 1, "dst": 1, "ds1": 30, "ds2": 1,
+         "rop": ROP["ADD"], "r": 0, "rs1": 30, "rs2": 1}
     compare(post_run, m, [d, {**d, "rop": ROP["MUL"], "r": 5000, "rs1": 1, "rs2": 0}], 6, STALLS[3])
 
 
@@ -356,9 +365,11 @@ def test_buffer_range(post_run, bad, permille):
 
 
 @pytest.mark.parametrize("last", [
-    {"a": 2048 - 3, "as2": 1}, {"src": 1, "a": 8190, "as1": 1}, {"src": 2, "a": 8187, "as2": 2, "d": 100}, {"rop": 1, "r": 8189, "rs2": 1},
+    {"a": 2048 - 3, "as2": 1}, {"src": 1, "a": 8190, "as1": 1}, {"src": 2, "a": 8187, "as2": 2, "d": 100},
+    {"rop": 1, "r": 8189, "rs2": 1},
     {"d": 8189, "ds2": 1}, {"dst": 2, "d": 4094, "ds0": 1}, {"p": 254, "ps0": 1}, {"row": 1022, "row_loop": 2, "rowmax": 1},
-    {"row": 1020, "row_loop": 1, "rowsum": 1}, {"stat": 1, "stat_rec": 124}, {"rowmax": 1, "row_loop": 2, "p": 300, "d": 9000, "rop": 1, "r": 9000},
+    {"row": 1020, "row_loop": 1, "rowsum": 1}, {"stat": 1, "stat_rec": 124},
+    {"rowmax": 1, "row_loop": 2, "p": 300, "d": 9000, "rop": 1, "r": 9000},
 ], ids=str)
 def test_last_address_is_legal(post_run, last):
     compare(post_run, random_machine(np.random.default_rng(13)), [{**BASE, **last}])
