@@ -17,7 +17,6 @@ from litediffusion.cores.load import Load
 from litediffusion.cores.memory import SharedMemory
 from litediffusion.cores.norm import Norm
 from litediffusion.cores.param import ParamMemory
-from litediffusion.cores.ports import MemoryPort
 from litediffusion.cores.post import Post
 from litediffusion.cores.queue import Queue
 from litediffusion.cores.row import RowMemory, StatMemory

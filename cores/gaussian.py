@@ -97,7 +97,8 @@ class InverseCdf(LiteXModule):
         after     = TAIL_BITS - 1 - step_bits           # bits of the mantissa below the segment number
 
         value, slopes = gauss_table()
-        rom = Memory(VALUE_BITS + SLOPE_BITS, len(value), init=[int(v) << SLOPE_BITS | int(-s) for v, s in zip(value, slopes)])
+        entries = [int(v) << SLOPE_BITS | int(-s) for v, s in zip(value, slopes)]
+        rom = Memory(VALUE_BITS + SLOPE_BITS, len(entries), init=entries)
         port = rom.get_port()
         self.specials += rom, port
         magnitude = Signal((16, True))

@@ -6,8 +6,8 @@
 Parameter records are done one after the other: source read, lanes replaced by (m, o), written as a whole. So p = pd and
 overlaps behave as in the golden model, and lanes past the last channel keep the destination's old content.
 
-Cycles: 7 a descriptor, 42 + gsize a group, 7 a record and 9 + 2 * channels for each group in it (5 less from five
-channels on); 55 a row. Means of 512 and above take two cycles a channel more, eps_s above 7 a few cycles a group.
+Cycles: 5 a descriptor, 41 + gsize a group, 6 a record and 7 + 2 * channels for each group in it (12 + 2 * channels below
+five channels); 56 a row. |mean| >= 512 takes two cycles a channel more, eps_s above 7 a few cycles a group.
 """
 
 from migen import *
@@ -139,7 +139,8 @@ class Norm(LiteXModule):
         for lane in range(n):
             m = self.param_dat[lane * widths[0]:(lane + 1) * widths[0]]
             o = self.param_dat[n * widths[0] + lane * widths[1]:n * widths[0] + (lane + 1) * widths[1]]
-            self.sync += If(self.take | (self.merge & (lane > self.run_last)), self.mult[lane].eq(m), self.offset[lane].eq(o))
+            load = self.take | (self.merge & (lane > self.run_last))
+            self.sync += If(load, self.mult[lane].eq(m), self.offset[lane].eq(o))
         self.sync += If(self.take, scalars.eq(self.param_dat[n * sum(widths):]))
         shift = Signal(9)
         self.comb += [
@@ -176,17 +177,15 @@ class Norm(LiteXModule):
         self.spread = spread = Spread(self.mac, count, total, self.squares)
         self.root = root = SquareRoot(D_BITS + 8)
         self.divider = divider = Divider(TOTAL_BITS + MEAN_SHIFT, (D_BITS + 8) // 2)
-        negative, positive_root = Signal(), Signal(len(root.root))
-        clamped = Signal(reset_less=True)
+        negative, clamped = Signal(), Signal(reset_less=True)
         self.r = Signal((R_BITS + 1, True))
         self.mean = mean = Signal((MEAN_BITS, True), reset_less=True)
         reciprocal = Signal()
         self.comb += [
             negative.eq(total[-1]),
-            positive_root.eq(Mux(root.root == 0, 1, root.root)),
             If(reciprocal,
                 # N < root, so N * 2^24 // root is 24 more digits of a division that starts with remainder N.
-                divider.remainder.eq(count), divider.divisor.eq(positive_root), divider.steps.eq(R_BITS),
+                divider.remainder.eq(count), divider.divisor.eq(root.root), divider.steps.eq(R_BITS),
             ).Else(
                 # floor(x / N) is not((not x) // N) for negative x.
                 divider.dividend.eq(Cat(C(0, MEAN_SHIFT), total) ^ Replicate(negative, TOTAL_BITS + MEAN_SHIFT)),
@@ -202,7 +201,7 @@ class Norm(LiteXModule):
             reciprocal.eq(1),
             If(~root.busy,
                 NextValue(mean, Cat(divider.quotient, C(0, 1)) ^ Replicate(negative, MEAN_BITS)),
-                NextValue(clamped, count >= positive_root),
+                NextValue(clamped, count >= root.root),     # also if the root is 0
                 divider.start.eq(1),
                 NextState("RECIPROCAL"),
             ),
@@ -242,8 +241,10 @@ class Norm(LiteXModule):
         fsm.act("WAIT_M", If(~mac.busy, NextState("PASS_O")))
         fsm.act("PASS_O",
             mac.valid.eq(1), mac.a.eq(m), mac.lane.eq(lane), mac.first.eq(narrow | (digit == 2)),
-            If(narrow, mac.b.eq(low)).Elif(digit == 2, mac.b.eq(top)).Elif(digit == 1, mac.b.eq(self.mean[LIMB_BITS:2 * LIMB_BITS])
-            ).Else(mac.b.eq(self.mean[:LIMB_BITS])),
+            If(narrow, mac.b.eq(low)
+            ).Else(Case(digit, {
+                2: mac.b.eq(top), 1: mac.b.eq(self.mean[LIMB_BITS:2 * LIMB_BITS]), "default": mac.b.eq(self.mean[:LIMB_BITS]),
+            })),
             If(digit != 0, NextValue(digit, digit - 1)).Else(
                 mac.kind.eq(KIND_O), NextValue(lane, lane + 1), digits,
                 If(lane == self.run_last, NextState("WAIT_O")),

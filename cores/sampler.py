@@ -102,7 +102,9 @@ class Update(LiteXModule):
             })),
             If(valid[2] & (slots[3] == 3),
                 # A negative clip wins over everything, as in numpy.clip.
-                If(clip[-1] | (h > clip), self.h.eq(clip)).Elif(h < negative_clip, self.h.eq(negative_clip)).Else(self.h.eq(h)),
+                If(clip[-1] | (h > clip), self.h.eq(clip)
+                ).Elif(h < negative_clip, self.h.eq(negative_clip)
+                ).Else(self.h.eq(h)),
             ),
         ]
 
@@ -240,7 +242,8 @@ class Sampler(LiteXModule):
     def add_elements(self):
         """Lane after lane, slot after slot."""
         update = self.update
-        busy, slot, lane = Signal(), Signal(max=SLOTS, reset_less=True), Signal(log2_int(self.config.n_lanes), reset_less=True)
+        n = self.config.n_lanes
+        busy, slot, lane = Signal(), Signal(max=SLOTS, reset_less=True), Signal(log2_int(n), reset_less=True)
         held = {name: Signal((STATE_BITS, True), name=f"held_{name}", reset_less=True) for name in SOURCES}
         self.comb += [update.values[name].eq(held[name]) for name in SOURCES]
         wait, issue, finish, load = Signal(), Signal(), Signal(), Signal()
@@ -262,7 +265,7 @@ class Sampler(LiteXModule):
                 busy.eq(1), slot.eq(0),
                 lane.eq(Mux(lane == self.last_lane, 0, lane + 1)),
                 Case(lane, {i: [held[name].eq(at(word, i)) for name, word in zip(SOURCES, self.words)]
-                            for i in range(self.config.n_lanes)}),
+                            for i in range(n)}),
             ),
             If(~self.run, busy.eq(0), lane.eq(0)),
         ]
@@ -280,7 +283,8 @@ class Sampler(LiteXModule):
         ]
         self.sync += [
             If(update.out,
-                Case(lane, {i: [results["d"][i].eq(update.next_x), results["md"][i].eq(update.prediction)] for i in range(n)}),
+                Case(lane, {i: [results["d"][i].eq(update.next_x), results["md"][i].eq(update.prediction)]
+                            for i in range(n)}),
                 If(lane == self.last_lane, lane.eq(0), self.full.eq(1)).Else(lane.eq(lane + 1)),
             ),
             If(wr.valid & wr.ready,

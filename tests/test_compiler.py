@@ -1,5 +1,7 @@
 """Compiler and quantiser: integer results near float, tokens that order every conflict, refusals with names."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -77,6 +79,22 @@ def test_fixed_multipliers(values):
     real = np.array(values)
     m, shift = fixed(real, "test")
     assert (np.abs(m) <= 32767).all() and np.abs(m * 2.0 ** -shift - real).max() <= max(real.max() * 2.0 ** -14, 2.0 ** -47)
+
+
+@pytest.mark.parametrize("words, moves", [(4096, False), (2048, False), (1280, True), (1100, True)])
+def test_small_scratchpads_give_the_same_result(digits, ranges, config, program, words, moves, monkeypatch):
+    """With less room on chip, activations go to DRAM and back; the integers stay the same."""
+    limited = lambda size, base=0: Pool(min(size, words) if size > 1000 and base == 0 else size, base)
+    monkeypatch.setattr("litediffusion.sw.compiler.state.Pool", limited)
+    other = compile_model(digits, steps=4, ranges=ranges)
+    assert any(op == "STORE" and d["idx0"] == 0 for op, d in items_of(other)) == moves
+    x, labels = np.random.default_rng(3).standard_normal((2, 1, 16, 16)), np.array([4, 10])
+    assert (run_eval(other, config, x, 1, labels) == run_eval(program, config, x, 1, labels)).all()
+
+
+def test_a_layer_that_does_not_fit_is_named(digits, ranges, config):
+    with pytest.raises(CompileError, match=r"layer up0\.norm1: needs 512 words"):
+        compile_model(digits, steps=4, ranges=ranges, config=replace(config, spm_words=1024))
 
 
 def test_fixed_refuses_broken_scales():

@@ -235,7 +235,7 @@ def test_range_errors(fields):
 def test_last_records_and_nothing():
     """The last record of every memory is legal, and so is a group of no channels."""
     check(lambda: machine_of(4), [dict(ngroups=1, gsize=8, count=64, stat_rec=15, p=15, pd=14),
-                                  dict(ngroups=3, gsize=0, count=64, stat_rec=16),
+                                  dict(ngroups=3, gsize=0, count=64, stat_rec=16), dict(ngroups=3, gsize=0, count=64),
                                   dict(rows=1, ngroups=1, count=64, row=127, p=15)])
 
 

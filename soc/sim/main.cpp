@@ -16,6 +16,8 @@
 #include "verilated.h"
 
 static const int POLL_CYCLES = 512;      // between two looks at socket and console: 0.5 ms
+// The network's clock rests this long after the last sign of life; a frame passes every FIFO in less.
+static const int NETWORK_CYCLES = 2048;
 static const uint32_t DEVICE_IP = 0xC0A80132;          // as in soc/diffusion_soc.py
 static const uint64_t DEVICE_MAC = 0x10E2D5000000ull;
 static const uint16_t DEVICE_PORT = 1234;
@@ -33,6 +35,12 @@ public:
 	EthernetPort(Vsim &sim, UdpBridge &bridge) : sim_(sim), bridge_(bridge) { sim_.eth_source_ready = 1; }
 
 	bool sending() const { return sim_.eth_sink_valid; }
+
+	// True while a frame is about, in either direction, or a bus access.
+	bool busy() const
+	{
+		return sim_.eth_sink_valid || sim_.eth_source_valid || sim_.net_busy || bridge_.has_frame();
+	}
 
 	// Before the clock edge: `accepted` is the PHY's ready that the edge sees.
 	void receive()
@@ -93,8 +101,9 @@ static void run(Vsim &sim, UdpBridge &bridge, pid_t parent, uint64_t &cycles)
 {
 	EthernetPort ethernet(sim, bridge);
 	bool console_open = true;
+	int network = NETWORK_CYCLES;        // cycles until its clock rests
 	sim.serial_source_ready = 1;
-	sim.sys_clk = 0;
+	sim.sys_clk = sim.net_clk = 0;
 	sim.eval();
 	while (!stop && !Verilated::gotFinish() && (!parent || getppid() == parent)) {
 		bridge.poll();
@@ -102,13 +111,17 @@ static void run(Vsim &sim, UdpBridge &bridge, pid_t parent, uint64_t &cycles)
 		for (int i = 0; i < POLL_CYCLES; i++) {
 			if (sim.serial_source_valid)
 				putchar(sim.serial_source_data);
+			if (ethernet.busy())
+				network = NETWORK_CYCLES;
 			if (sim.eth_source_valid)
 				ethernet.receive();
 			bool idle = !ethernet.sending(), accepted = sim.eth_sink_ready, typed = sim.serial_sink_ready;
 			sim.sys_clk = 1;
+			sim.net_clk = network > 0;
 			sim.eval();
-			sim.sys_clk = 0;
+			sim.sys_clk = sim.net_clk = 0;
 			sim.eval();
+			network -= network > 0;
 			if (idle ? bridge.has_frame() : accepted)
 				ethernet.send();
 			if (typed)

@@ -49,12 +49,12 @@ def layer_macs(graph):
     return work
 
 
-def buffers_of(image, words, steps, batch):
-    """DRAM buffers: latents, eps of two slots, and for each image its trajectory and pixels."""
+def buffers_of(image, words, steps, batch, spill_words):
+    """DRAM buffers: latents, eps of two slots, evicted activations, and for each image its trajectory and pixels."""
     stride = 16 * words * (steps + 1)
     latent, eps = image.buffer(16 * words), image.buffer(32 * words)
-    output = image.buffer(stride * batch)
-    return {"latent": latent, "eps": eps, "trajectory": output, "pixels": output + 16 * words * steps, "image_stride": stride,
+    spill, output = image.buffer(16 * spill_words), image.buffer(stride * batch)
+    return {"latent": latent, "eps": eps, "spill": spill, "trajectory": output, "pixels": output + 16 * words * steps, "image_stride": stride,
             "end": image.size}
 
 
@@ -75,7 +75,9 @@ def compile_graph(graph, config, table, ranges, *, bits=8, per_step=True, null_l
     shape = next(n.shape for n in graph.nodes.values() if n.op == "input")
     words = shape[1] * shape[2]
     image = Image(steps)
-    buffers = buffers_of(image, words, steps, batch)
+    buffers = buffers_of(image, words, steps, batch, low.spill_words)
+    for item in low.spills:
+        item.fields["dram"] += buffers["spill"]
     low.latent_load.fields["dram"] = buffers["latent"]
     low.eps_store.fields.update(dram=buffers["eps"], idx0_stride=16 * words)
     for load, data in getattr(low, "tables", []):

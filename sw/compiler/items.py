@@ -51,14 +51,23 @@ class Pool:
         end = start + words
         return end <= self.base + self.size and all(end <= a or a + n <= start for a, n in self.used.items())
 
-    def alloc(self, words):
-        """First address of ``words`` free words, or None."""
+    def find(self, words):
+        """Where ``words`` free words start, or None."""
         ends = sorted({self.base, self.next, *(a + n for a, n in self.used.items())})
         for start in [s for s in ends if s >= self.next] + [s for s in ends if s < self.next]:
             if self._free_at(start, words):
-                self.used[start], self.next = words, start + words
                 return start
         return None
+
+    def fits(self, words):
+        return self.find(words) is not None
+
+    def alloc(self, words):
+        """First address of ``words`` words, now used, or None."""
+        start = self.find(words)
+        if start is not None:
+            self.used[start], self.next = words, start + words
+        return start
 
     def free(self, addr):
         del self.used[addr]

@@ -61,14 +61,26 @@ class AttentionLowering:
 
     def run(self):
         vt = self.transposed_values()
-        rows = min(self.n, self.state.config.acc_words // (2 * (self.n // 8)) or 1)
-        p = self.state.alloc(f"{self.node.name}.p", (self.n, 1, rows))
-        self.state.uses[p.name] = 1
+        p, rows = self.probabilities()
         for head in range(self.heads):
             for first in range(0, self.n, rows):
                 self.head(head, first, min(rows, self.n - first), p, vt)
         self.state.release(p.name)
         self.state.release(vt.name)
+
+    def probabilities(self):
+        """(tensor of the softmax's output, rows at a time): as many rows as accumulators and scratchpad take."""
+        rows = min(self.n, self.state.config.acc_words // (2 * (self.n // 8)) or 1)
+        while True:
+            try:
+                p = self.state.alloc(f"{self.node.name}.p", (self.n, 1, rows))
+                break
+            except CompileError:
+                if rows == 1:
+                    raise
+                rows //= 2
+        self.state.uses[p.name] = 1
+        return p, rows
 
     def transposed_values(self):
         """V^T [d][tokens] in WBUF: activations are the rows of Wv, weights the tokens. One scale for all of Wv."""

@@ -48,6 +48,7 @@ class GraphLowering(State):
                 for name in node.inputs:
                     self.ready(name)
                 self.begin(node.name)
+                self.begin_layer(node)
                 getattr(self, node.op)(node)
         return self
 
@@ -140,12 +141,18 @@ class GraphLowering(State):
         order = list(self.graph.nodes)
         for norm in candidates:
             others = [s for s in self.sources(norm.inputs[0]) if s != name]
-            if all(s in self.tensors for s in others) and self.adjacent(order, name, norm.name):
+            if all(s in self.tensors for s in others) and self.adjacent(order, name, norm.name) and self.room_for(norm, others):
                 self.start_norm(norm)
                 for source in others:
                     self.norms[norm.name].source_done(self.tensors[source])
                 return norm.name
         return None
+
+    def room_for(self, norm, others):
+        """True if a norm's output fits beside what is on chip, and its other sources are there: nothing has to move."""
+        self.pinned.update(others)
+        return self.spm.fits(-(-norm.shape[0] // 16) * norm.shape[1] * norm.shape[2]) and \
+            all(self.tensors[s].addr >= 0 for s in others)
 
     def adjacent(self, order, name, norm):
         """True if nothing but concats, tables and vector layers lies between a tensor and its norm."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from litediffusion.sw.compiler.items import CompileError, Item, Pool, Resource
+from litediffusion.sw.compiler.residency import Residency
 
 
 @dataclass(eq=False)
@@ -15,6 +16,7 @@ class Tensor:
     addr: int
     mem: str = "SPM"
     stat: int = -1           # first statistics record, -1: none kept
+    dram: int = -1           # word in the spill buffer, -1: never evicted
 
     @property
     def plane(self):
@@ -50,7 +52,7 @@ def _operand_words(node):
     return blocks * tokens, blocks * tokens, -(-tokens // 16) * c
 
 
-class State:
+class State(Residency):
     """What lowering functions share. ``scales``: {tensor: [steps]}, ``bits``: {conv: 4 or 8}."""
 
     def __init__(self, config, graph, scales, bits, steps):
@@ -67,6 +69,7 @@ class State:
         self.acc_next, self.row_next, self.layer = 0, 0, 0
         self.layers = []                     # names, indexed by Item.layer
         self.uses = {}
+        self.start_residency()
 
     def begin(self, name):
         self.layer = len(self.layers)
@@ -99,22 +102,17 @@ class State:
             if t.stat is None:
                 raise CompileError(f"layer {name}: statistics of {shape[0]} channels do not fit {self.config.stat_words} records")
         self.tensors[name] = t
+        self.pinned.add(name)
         return t
-
-    def words(self, n, name, mem="SPM"):
-        pool = self.spm if mem == "SPM" else self.wbuf
-        addr = pool.alloc(n)
-        if addr is None:
-            raise CompileError(f"layer {name}: needs {n} words of {mem}, {pool.size - sum(pool.used.values())} of {pool.size} "
-                               f"are free; use a configuration with a larger {mem.lower()}_words")
-        return addr
 
     def release(self, name):
         """One use of a tensor is over; frees it after the last."""
         self.uses[name] -= 1
         if self.uses[name] == 0:
             t = self.tensors[name]
-            (self.spm if t.mem == "SPM" else self.wbuf).free(t.addr)
+            if t.addr >= 0:
+                (self.spm if t.mem == "SPM" else self.wbuf).free(t.addr)
+                t.addr = -1
             if t.stat >= 0:
                 self.stats.free(t.stat)
 

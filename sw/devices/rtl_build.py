@@ -1,14 +1,19 @@
 """The engine as Verilog and as a shared library. Needs Migen; kept apart so that only a build imports it."""
 
+from contextlib import contextmanager
+import fcntl
+import hashlib
+from importlib.metadata import version
 import os
 from pathlib import Path
-import re
 
 from litediffusion.cores.regs import REGS
-from litediffusion.targets.verilator import build
+from litediffusion.targets import verilator
 
 HERE = Path(__file__).parent
 ADDRESS_BITS = 26       # words of 16 bytes: 1 GiB
+# Functions cut in pieces compile in less memory, but run 15 % slower; this model is small enough to leave them whole.
+FLAGS = ("--output-split-cfuncs", "0")
 
 
 def build_dir():
@@ -65,7 +70,7 @@ def write_verilog(config, folder):
         # $readmemh opens the file when the simulation starts, wherever that is.
         text = text.replace(f'"{name}"', f'"{folder / name}"')
     path = folder / "engine_sim.v"
-    path.write_text(re.sub(r"/\* Machine-generated using Migen \*/", "", text))
+    path.write_text(text)
     return path
 
 
@@ -78,10 +83,32 @@ def write_header(folder):
     (folder / "engine_regs.h").write_text("\n".join(lines) + "\n")
 
 
+def sources_key(config):
+    """Identity of all that the library is made from."""
+    h = hashlib.sha256(f"{config} {version('migen')} {version('litex')} {version('litedram')}".encode())
+    cores = Path(verilator.__file__).parent.parent / "cores"
+    for path in (*sorted(cores.glob("*.py")), Path(__file__), HERE / "rtl_main.cpp", Path(verilator.__file__)):
+        h.update(path.name.encode() + path.read_bytes())
+    return h.hexdigest()
+
+
+@contextmanager
+def locked(path):
+    """Hold an advisory lock; parallel processes build once."""
+    with open(path, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def build_library(config):
-    """Path of the shared library of this configuration; builds it if its sources have changed."""
+    """Path of the shared library of this configuration; builds it if its sources have changed (about 30 s)."""
     folder = build_dir() / f"{config.name}_{config.hash:08x}"
     (folder / "include").mkdir(parents=True, exist_ok=True)
-    write_header(folder / "include")
-    verilog = write_verilog(config, folder)
-    return build([verilog], [HERE / "rtl_main.cpp"], folder, "engine_sim", shared=True, include=[folder / "include"])
+    library, stamp, key = folder / "libVengine_sim.so", folder / "sources.key", sources_key(config)
+    with locked(folder / ".sources.lock"):
+        if not (library.exists() and stamp.exists() and stamp.read_text() == key):
+            write_header(folder / "include")
+            verilator.build([write_verilog(config, folder)], [HERE / "rtl_main.cpp"], folder, "engine_sim", shared=True,
+                            flags=FLAGS, include=[folder / "include"])
+            stamp.write_text(key)
+    return library
