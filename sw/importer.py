@@ -1,7 +1,7 @@
 """Import a torch U-Net into the graph IR by symbolic tracing (torch.fx).
 
 Understood: Conv2d, Linear (on vectors), GroupNorm, SiLU / ReLU / GELU / Tanh, Embedding of the label,
-``timestep_embedding(t)``, nearest x2 interpolation, cat along channels, add, ``x[:, :, None, None]``, and attention
+``timestep_embedding(t)``, nearest x2 interpolation, 2x2 average, cat along channels, add, ``x[:, :, None, None]``, and attention
 blocks (modules with norm, q, k, v, out and heads). Anything else raises UnsupportedLayer, which names the layer, the
 reason and its place in the model, before anything is built.
 """
@@ -87,6 +87,8 @@ class _Import:
             return self.add(name, "act", [x], self.graph.shape(x), function=ACTIVATIONS[type(module)])
         if isinstance(module, nn.Upsample):
             return self.upsample(name, x, module.scale_factor, module.mode)
+        if isinstance(module, nn.AvgPool2d):
+            return self.average(name, x, module)
         if isinstance(module, (nn.Identity, nn.Dropout)):
             return x
         raise UnsupportedLayer(type(module).__name__, "there is no instruction sequence for it", path)
@@ -103,6 +105,14 @@ class _Import:
             if not ok:
                 raise UnsupportedLayer("Conv2d", reason, self.path)
         return self.conv(name, x, module.weight, module.bias, module.stride[0], module.padding[0])
+
+    def average(self, name, x, module):
+        """2x2 average as a stride-2 conv with the identity / 4 as weights: exact, and it needs no unit of its own."""
+        if (module.kernel_size, module.stride, module.padding) not in ((2, 2, 0), ((2, 2), (2, 2), (0, 0)), ((2, 2), (2, 2), 0)):
+            raise UnsupportedLayer("AvgPool2d", f"kernel {module.kernel_size}, stride {module.stride}, padding {module.padding}; "
+                                   "only 2x2 with stride 2", self.path)
+        eye = torch.eye(self.graph.shape(x)[0])[:, :, None, None].expand(-1, -1, 2, 2) / 4
+        return self.conv(name, x, eye, None, stride=2)
 
     def upsample(self, name, x, factor, mode):
         if mode != "nearest" or factor not in (2, 2.0, (2, 2), (2.0, 2.0)):

@@ -13,6 +13,13 @@ def _drop(graph, name, replacement):
     graph.replace_input(name, replacement)
 
 
+def _rename(graph, old, new):
+    """Give a node another name at its place."""
+    graph.nodes[old].name = new
+    graph.nodes = {node.name: node for node in graph.nodes.values()}
+    graph.replace_input(old, new)
+
+
 def share_activations(graph):
     """Keep one of several equal activations of the same tensor (torch code often repeats silu(emb))."""
     first = {}
@@ -47,6 +54,7 @@ def fuse_add(graph):
                 node.op, node.attrs, node.path = "conv", conv.attrs, conv.path or node.path
                 node.inputs = [conv.inputs[0], node.inputs[other]]
                 del graph.nodes[conv.name]
+                _rename(graph, node.name, conv.name)
                 break
 
 

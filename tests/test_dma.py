@@ -97,6 +97,17 @@ def test_load_after_store_reads_what_was_written(stall):
     compare([*program, ("STORE", DUMP), END], stall=stall, seed=5)
 
 
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_load_of_the_last_stored_word(seed):
+    """The word whose command the DRAM accepted last is read at once by the other port."""
+    program = []
+    for k in range(8):
+        program.append(("STORE", {"dram": OUT, "n0": 1, "n1": 1, "n2": 6, "addr": 6 * k, "wait0": L2S, "wait0_n": 1,
+                                  "add0": S2L, "add0_n": 1}))
+        program.append(load(dram=OUT + 5 * 16, addr=100 + k, wait0=S2L, wait0_n=1))
+    compare([load(n2=100), *program, ("STORE", DUMP), END], stall=0.95, seed=seed)
+
+
 def test_rate_of_long_loads():
     """Sixteen LOADs of 256 consecutive words take at most 5 % more than one of 4096: what the DRAM gives."""
     dump = dict(DUMP, wait0_n=1)

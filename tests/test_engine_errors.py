@@ -223,6 +223,21 @@ def test_error_while_everything_runs(rtl):
     recovers(rtl)
 
 
+@pytest.mark.parametrize("index", [0, 1, 2, 5])
+@pytest.mark.parametrize("stall", [0, 0.7])
+def test_error_while_the_program_is_read(index, stall):
+    """Words of the program are still on their way when a descriptor is refused; none of them reaches the next program."""
+    rtl = RtlDevice(CONFIG, WINDOW_SIZE, stall=stall, seed=index + 1)
+    rtl.write(0, GOOD.data)
+    rtl.write(64 * index, bytes(64))
+    rtl.start(0, GOOD.length, **REGISTERS)
+    assert rtl.run_cycles(5000, "error")
+    error = rtl.stopped()
+    assert (error.name, error.queue, error.index) == ("BAD_OPCODE", "FETCH", index)
+    rtl.check_protocol()
+    recovers(rtl)
+
+
 @pytest.mark.parametrize("address,length", [(32, 1), (0, 0), (0, 1 << 16), (WINDOW_SIZE, 1), (-64, 1)])
 def test_program_that_cannot_be(rtl, address, length):
     for device in (rtl, ModelDevice(CONFIG, WINDOW_SIZE)):

@@ -55,6 +55,15 @@ def test_unsupported_layers_are_named_with_their_place(layer, text):
     assert "block.0" in str(error.value)
 
 
+def test_average_pool_becomes_a_conv():
+    model = Wrapper(nn.AvgPool2d(2)).eval()
+    graph = run_passes(import_unet(model, (1, 16, 16), [0]))
+    x = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(evaluate(graph, x, 0, [0, 0]), model(x, None, None), atol=1e-5)
+    with pytest.raises(UnsupportedLayer, match="only 2x2"):
+        import_unet(Wrapper(nn.AvgPool2d(3)).eval(), (1, 16, 16), [0])
+
+
 def test_unsupported_function_is_named():
     class Model(nn.Module):
         def forward(self, x, t, y):

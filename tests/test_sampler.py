@@ -172,6 +172,11 @@ def test_saturation_edges(limit):
         check(make, [regions(5, 1)])
 
 
+def test_long_stalls():
+    """Results of one-channel words wait for the SPM longer than the next element takes."""
+    check(lambda: machine_of(integers(COEFS["dpm_solver"])), [regions(20, 1)], stall=0.9, seed=5)
+
+
 def test_cycles_and_traffic():
     """256 one-channel elements within 2,500 cycles; u and m are not read when they cannot matter."""
     bench = Bench()

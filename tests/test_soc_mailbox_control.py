@@ -57,8 +57,9 @@ def test_lease_lapses(wait, owner):
 
 
 def test_claim_renews():
-    half = LEASE // 2
-    assert owner_after(*[("claim", HOST_A), half] * 5) == HOST_A
+    steps = [("claim", HOST_A), LEASE - 6] * 2
+    assert owner_after(*steps, ("claim", HOST_B)) == HOST_A
+    assert owner_after(steps[0], LEASE - 6, 8, ("claim", HOST_B)) == HOST_B, "without the renewals it lapses"
 
 
 def test_claim_after_lapse():
