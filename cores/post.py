@@ -30,7 +30,7 @@ from litediffusion.cores.post_address import AffineAddress, Loops
 from litediffusion.cores.post_lanes import OUT_BITS, OUT_STAGE, PostLanes
 from litediffusion.cores.post_stat import RECIPROCAL_CYCLES, ChannelSums, RowMaximum, RowReciprocal, RowSums
 from litediffusion.cores.row import RowPort, StatPort
-from litediffusion.cores.transfer import fields
+from litediffusion.cores.ports import descriptor_fields
 
 OUTPUT_DEPTH = 32       # above the pipeline's length, so that a free memory is written every cycle
 ADDRESS_BITS = 18
@@ -87,7 +87,7 @@ class Post(LiteXModule):
     def add_descriptor(self):
         """The descriptor's register and what follows from it for all its elements."""
         desc = Signal(isa.DESC_BITS, reset_less=True)
-        self.d = d = fields(desc, "POST")
+        self.d = d = descriptor_fields(desc, "POST")
         self.load = load = Signal()         # the cycle after the descriptor was taken
         self.reads_acc = Signal()
         self.reads_operand = Signal()

@@ -16,7 +16,7 @@ from litex.gen import LiteXModule
 from litex.soc.interconnect import stream
 
 from litediffusion.cores import isa
-from litediffusion.cores.ports import DescriptorSink, descriptor_fields as fields
+from litediffusion.cores.ports import DescriptorSink, descriptor_fields
 
 WINDOW_BITS = 28        # a window offset has 32 bits, counted in words of 16 bytes
 POSITION_BITS = 40      # base + 2 * (2^12 * 2^24) and a sign: a sum never wraps before it is checked
@@ -45,7 +45,7 @@ class TransferBase(LiteXModule):
 
         # # #
 
-        d = fields(desc, op)
+        d = descriptor_fields(desc, op)
         multiplicand = Signal(POSITION_BITS, reset_less=True)
         multiplier = Signal(16, reset_less=True)
         negative = Signal(reset_less=True)
@@ -135,7 +135,7 @@ class Transfer(LiteXModule):
         """Three nested counters with the partial sums of each level, one position a cycle into the check stage."""
         run, valid, base = self.run, self.valid, self.base
         desc = Signal(isa.DESC_BITS, reset_less=True)
-        d, b = fields(desc, op), fields(base.desc, op)
+        d, b = descriptor_fields(desc, op), descriptor_fields(base.desc, op)
         index = Signal(16, reset_less=True)
         i = [Signal(12, reset_less=True) for _ in range(3)]
         last = [Signal() for _ in range(3)]

@@ -1,5 +1,6 @@
 """The whole SoC in Verilator behind litex_server: boot, map, mailbox claim, bulk transfers, two hosts, its end."""
 
+import errno
 import os
 from pathlib import Path
 import random
@@ -9,6 +10,7 @@ import sys
 import time
 
 from litex.tools.litex_client import RemoteClient
+from litex.tools.remote.comm_udp import CommUDP
 import pytest
 
 from litediffusion.cores.config import PRESETS
@@ -40,6 +42,14 @@ def test_identifier_and_stock_client(server, link):
     client.open()
     assert chr(client.read(client.bases.identifier_mem)) == "l"
     client.close()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2"])
+def test_stock_udp_cannot_share_the_host(server, address):
+    """Why targets/etherbone_server exists: LiteX's CommUDP binds the device's port on all addresses of this host."""
+    with pytest.raises(OSError) as error:
+        CommUDP(address, server.udp_port).open(probe=False)
+    assert error.value.errno == errno.EADDRINUSE
 
 
 def test_map(link):
