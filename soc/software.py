@@ -1,5 +1,6 @@
 """Software of a SoC: LiteX's libraries for its CPU, and the firmware."""
 
+from contextlib import contextmanager
 import os
 from pathlib import Path
 import subprocess
@@ -18,6 +19,26 @@ class SoftwareError(RuntimeError):
     """Libraries or firmware could not be built; the message holds the last lines of the tool."""
 
 
+@contextmanager
+def quiet(log):
+    """What this process and its children print goes to the file ``log``. Raises SoftwareError with its end on a failure."""
+    sys.stdout.flush()
+    saved = [os.dup(fd) for fd in (1, 2)]
+    with open(log, "w") as file:
+        for fd in (1, 2):
+            os.dup2(file.fileno(), fd)
+    try:
+        yield
+    except (OSError, subprocess.SubprocessError) as error:
+        tail = "\n".join(Path(log).read_text(errors="replace").splitlines()[-30:])
+        raise SoftwareError(f"building the SoC failed ({error}); the end of {log}:\n{tail}") from error
+    finally:
+        sys.stdout.flush()
+        for fd, copy in zip((1, 2), saved):
+            os.dup2(copy, fd)
+            os.close(copy)
+
+
 class SoCBuilder(Builder):
     """LiteX's Builder without the BIOS: our firmware takes its place in the ROM."""
 
@@ -31,8 +52,10 @@ class SoCBuilder(Builder):
         """Headers, libraries, csr.csv and gateware; meson and ninja come from this Python's folder."""
         path = os.environ["PATH"]
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{path}"
+        Path(self.output_dir).mkdir(parents=True, exist_ok=True)
         try:
-            return Builder.build(self, **kwargs)
+            with quiet(Path(self.output_dir) / "build.log"):
+                return Builder.build(self, **kwargs)
         finally:
             os.environ["PATH"] = path
 

@@ -93,9 +93,7 @@ def make_job(program, labels, seeds, guidance=None):
 def upload(device, program, progress=None):
     """Put a program into a device's window. Raises ContainerError if it was made for another configuration."""
     check_config(program.config_hash, device.config_hash, program.meta["name"])
-    data = program.image.tobytes()
-    extra = {"progress": progress} if progress and "progress" in device.write.__code__.co_varnames else {}
-    device.write(program.meta["image_base"], data, **extra)
+    device.write(program.meta["image_base"], program.image.tobytes(), progress)
 
 
 @dataclass

@@ -67,10 +67,11 @@ def _generate(build_dir, preset):
     key = _gateware_key(preset)
     if stamp.exists() and (saved := json.loads(stamp.read_text()))["key"] == key:
         return saved["verilog"]
-    from litediffusion.soc.software import SoCBuilder
+    from litediffusion.soc.software import SoCBuilder, quiet
     from litediffusion.targets.sim_soc import SimSoC
 
-    soc = SimSoC(config=PRESETS[preset])
+    with quiet(build_dir / "gateware.log"):
+        soc = SimSoC(config=PRESETS[preset])
     SoCBuilder(soc, build_dir).build()
     verilog = soc.platform.verilog_files
     stamp.write_text(json.dumps({"key": key, "verilog": verilog}))

@@ -29,7 +29,7 @@ def run_json(*args):
     return json.loads(run(*args, "--json").stdout)
 
 
-@pytest.mark.parametrize("command", ["check", "compile", "generate", "profile", "compare", "disasm", "devices", "bench", "demo", "quality"])
+@pytest.mark.parametrize("command", ["check", "compile", "generate", "profile", "compare", "disasm", "devices", "selftest", "bench", "demo", "quality"])
 def test_help(command):
     assert len(run(command, "--help").stdout) > 300
     assert command in run("--help").stdout
@@ -78,6 +78,11 @@ def test_devices():
     report = {d["device"]: d for d in run_json("devices", "--litex", "litex://127.0.0.1:1")}
     assert report["model"]["usable"] and report["rtl"]["usable"]
     assert not report["litex://127.0.0.1:1"]["usable"] and len(report["litex://127.0.0.1:1"]["reason"]) > 20
+
+
+def test_selftest():
+    report = run_json("selftest", "--device", "rtl", "--programs", 2)
+    assert report["passed"] and all(p["bytes_compared"] > 100_000 for p in report["programs"])
 
 
 @pytest.mark.parametrize("args, text", [

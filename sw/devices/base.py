@@ -68,8 +68,8 @@ class Device(ABC):
     window_size: int
 
     @abstractmethod
-    def write(self, offset, data):
-        """Write bytes into the window. Raises AddressError outside."""
+    def write(self, offset, data, progress=None):
+        """Write bytes into the window. ``progress(done, total)`` is called on slow links. Raises AddressError outside."""
 
     @abstractmethod
     def read(self, offset, length):

@@ -19,7 +19,7 @@ class ModelDevice(Device):
         self.memory = np.zeros(window_size, np.uint8)
         self.machine = Machine(config, self.memory)
 
-    def write(self, offset, data):
+    def write(self, offset, data, progress=None):
         data = np.frombuffer(bytes(data), np.uint8)
         self.check_range(offset, len(data))
         self.memory[offset:offset + len(data)] = data

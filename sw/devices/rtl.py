@@ -73,7 +73,7 @@ class RtlDevice(Device):
         """Value of a register by its name in regs.REGS."""
         return self.lib.sim_get(self.sim, REG_NUMBER[name])
 
-    def write(self, offset, data):
+    def write(self, offset, data, progress=None):
         data = np.frombuffer(bytes(data), np.uint8)
         self.check_range(offset, len(data))
         self.memory[offset:offset + len(data)] = data
