@@ -31,7 +31,7 @@ sim: setup
 
 setup: $(STAMP)
 
-# The system needs a C++ compiler, make, perl (Verilator) and a RISC-V compiler (firmware).
+# The system needs a C++ compiler (simulation) and a RISC-V compiler (firmware).
 $(STAMP): pyproject.toml
 	@bash .ci/packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

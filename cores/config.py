@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass
 import hashlib
 import json
 
+from litediffusion.cores import isa
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -58,8 +60,8 @@ class EngineConfig:
 
     @property
     def hash(self):
-        """32-bit identity of what a program depends on; stored in .ldp files and in a CSR."""
-        facts = {k: v for k, v in asdict(self).items() if k not in ("name", "queue_depth", "dma_depth", "dram_bytes")}
+        """32-bit identity of what a program depends on, instruction set included; stored in .ldp files and in a CSR."""
+        facts = {"isa": isa.identity()} | {k: v for k, v in asdict(self).items() if k not in ("name", "queue_depth", "dma_depth", "dram_bytes")}
         return int.from_bytes(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()[:4], "little")
 
 

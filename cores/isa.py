@@ -161,6 +161,12 @@ ERRORS = {
 ERROR_CODE = {v[0]: k for k, v in ERRORS.items()}
 
 
+def identity():
+    """Every fact that the meaning of a program's bits rests on: fields, selectors, record layout, tokens."""
+    fields = {name: [(f.name, f.bits, f.signed) for f in FIELDS[name]] for name in OPS}
+    return repr((OPCODE, fields, MEM, INDEX, SRC, DST, OUT, ROP, ACT, PARAM_LANES, PARAM_SCALARS, SAMPLE_COEFS, TOKENS))
+
+
 def layout(op):
     """[(field, first bit)] of an instruction. Raises KeyError for an unknown name."""
     out, bit = [], 0

@@ -50,7 +50,8 @@ class DiffusionSoC(SoCCore):
         SoCCore.__init__(self, platform, sys_clk_freq, ident=f"{ident} {config.name}", cpu_type="vexriscv",
                          cpu_variant="lite", integrated_rom_size=ROM_BYTES, integrated_rom_init=[0x6F],
                          integrated_sram_size=SRAM_BYTES, bus_timeout=BUS_TIMEOUT, timer_uptime=True, **kwargs)
-        self.sdrphy = sdram_phy
+        # liblitedram looks for the CSRs of a PHY to be trained under this name.
+        setattr(self, "ddrphy" if sdram_phy.settings.memtype.startswith("DDR") else "sdrphy", sdram_phy)
         self.ethphy = eth_phy
         self.add_sdram("sdram", phy=sdram_phy, module=sdram_module, size=main_ram_size, l2_cache_size=0)
         self.add_etherbone(phy=eth_phy, ip_address=device_ip, mac_address=device_mac, udp_port=UDP_PORT,

@@ -42,9 +42,9 @@ def quiet(log):
 class SoCBuilder(Builder):
     """LiteX's Builder without the BIOS: our firmware takes its place in the ROM."""
 
-    def __init__(self, soc, output_dir, compile_software=True):
+    def __init__(self, soc, output_dir, compile_software=True, compile_gateware=False, **kwargs):
         Builder.__init__(self, soc, output_dir=str(output_dir), compile_software=compile_software,
-                         compile_gateware=False)
+                         compile_gateware=compile_gateware, **kwargs)
         self.software_packages = [p for p in self.software_packages if p[0] in LIBRARIES]
         self.software_libraries = list(LIBRARIES)
 

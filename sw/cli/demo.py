@@ -56,6 +56,7 @@ def simulate(program, labels, seeds, bar):
             done = min(image * steps + step, images * steps)
             bar(done, images * steps, f"digit {min(image + 1, images)}/{images}")
         pictures = generate(device, program, labels, seeds, progress=step)
+        bar(1, 1, f"{len(labels)} digits")
         device.close()
     return pictures, first[0] if first else pictures.seconds
 
