@@ -7,7 +7,9 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 RUN    := $(BIN)/litediffusion
 
-.PHONY: demo test bench quality profile sim setup train clean
+BOARD  ?= ecpix5
+
+.PHONY: demo test bench quality profile sim bitstream boards setup train clean
 
 demo: setup
 	$(RUN) demo -o build/demo
@@ -22,12 +24,20 @@ quality: setup
 	$(RUN) quality -o build/quality.json
 
 profile: setup
-	mkdir -p build
-	test -f build/digits.ldp || $(RUN) compile digits -o build/digits.ldp
+	$(RUN) compile digits -o build/digits.ldp
 	$(RUN) profile build/digits.ldp -o build/profile.png
 
 sim: setup
 	$(BIN)/python -m litediffusion.targets.sim
+
+# BOARD: a target of targets/README.md. Place and route takes ten minutes or more.
+bitstream: setup
+	$(BIN)/python -m pip install --quiet -e '.[bitstream]'
+	$(BIN)/python -m litediffusion.targets.$(BOARD) --build
+
+# The table of targets/README.md from the reports of the boards built here.
+boards: setup
+	$(BIN)/python -m litediffusion.targets.report build/*/report.json --readme targets/README.md
 
 setup: $(STAMP)
 

@@ -8,7 +8,7 @@ from migen import *
 from litex.gen import LiteXModule
 
 from litediffusion.cores import isa
-from litediffusion.cores.validate import ALIGNED, MAXIMUM, NONZERO
+from litediffusion.cores.validate import ALIGNED, MAXIMUM, NONZERO, REQUIRES
 
 
 class DescriptorCheck(LiteXModule):
@@ -35,4 +35,5 @@ class DescriptorCheck(LiteXModule):
         rules += [places[name] == 0 for name in NONZERO[op]]
         rules += [places[name] > limit for name, limit in MAXIMUM[op].items() if limit < 2**len(places[name]) - 1]
         rules += [places[name][:log2_int(config.word_bytes)] != 0 for name in ALIGNED.get(op, ())]
+        rules += [places[flag] & (places[name] == 0) for flag, name in REQUIRES.get(op, {}).items()]
         return rules

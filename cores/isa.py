@@ -109,7 +109,8 @@ OPS = {
         _f("pd", 10, "destination parameter record (groups mode)"),
         _f("row", 10, "first row record (rows mode)"),
     ]),
-    "SAMPLE": (6, "POST", "one sampler update of n words of int16 latents", [
+    "SAMPLE": (6, "POST", "one sampler update of n words of int16 latents; d and md may be a source's own words, "
+                          "and must not overlap a source otherwise", [
         _f("n", 12, "words (pixels x groups of n_lanes channels)"), _f("nch", 4, "lanes that hold channels, 1..n_lanes"),
         _f("x", 16, "SPM word: state"), _f("e", 16, "SPM word: eps, conditional"), _f("u", 16, "SPM word: eps, unconditional"),
         _f("m", 16, "SPM word: previous prediction"), _f("d", 16, "SPM word: new state"), _f("md", 16, "SPM word: this prediction"),

@@ -19,6 +19,9 @@ MAXIMUM = {
 # DRAM byte fields that must be multiples of the word.
 ALIGNED = {"LOAD": ("dram", "idx0_stride", "idx1_stride"), "STORE": ("dram", "idx0_stride", "idx1_stride")}
 
+# Flags that are refused unless another field is not zero.
+REQUIRES = {"POST": {flag: "row_loop" for flag in ("rowmax", "rowsum", "rowstat")}}
+
 
 def check_descriptor(config, op, d):
     """Text of the first broken rule, or None. ``d``: decoded fields."""
@@ -31,4 +34,7 @@ def check_descriptor(config, op, d):
     for name in ALIGNED.get(op, ()):
         if d[name] % config.word_bytes:
             return f"{op}: {name}={d[name]} is no multiple of {config.word_bytes} bytes"
+    for flag, name in REQUIRES.get(op, {}).items():
+        if d[flag] and not d[name]:
+            return f"{op}: {flag} is set, but {name} is 0: say which loops make a row"
     return None

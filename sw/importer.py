@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from litediffusion.sw.graph import Graph, GraphError, Node, conv_shape, verify
+from litediffusion.sw.reference import evaluate
 
 
 class UnsupportedLayer(GraphError):
@@ -124,6 +125,8 @@ class _Import:
         target, name = node.target, self.unique(node.name)
         if target in (operator.add, torch.add):
             a, b = args
+            if node.kwargs or not (isinstance(a, str) and isinstance(b, str)):
+                raise UnsupportedLayer("add", f"of {a!r} and {b!r} {node.kwargs or ''}; only two tensors", self.path)
             if self.graph.shape(a)[1:] == (1, 1) and self.graph.shape(b)[1:] != (1, 1):
                 a, b = b, a
             return self.add(name, "add", [a, b], self.graph.shape(a))
@@ -136,12 +139,16 @@ class _Import:
         if target is F.interpolate:
             return self.upsample(name, args[0], node.kwargs.get("scale_factor"), node.kwargs.get("mode", "nearest"))
         if target in ACTIVATIONS:
+            if node.kwargs.get("approximate", "none") != "none":
+                raise UnsupportedLayer("gelu", f"approximate={node.kwargs['approximate']!r}, only the exact one", self.path)
             return self.add(name, "act", [args[0]], self.graph.shape(args[0]), function=ACTIVATIONS[target])
         if target is operator.getitem:
             if node.args[1] == (slice(None), slice(None), None, None):
                 return args[0]
             raise UnsupportedLayer("indexing", f"[{node.args[1]}], only x[:, :, None, None]", self.path)
         if getattr(target, "__name__", "") == "timestep_embedding":
+            if args != ("t",) or node.kwargs:
+                raise UnsupportedLayer("timestep_embedding", f"called with {args} {node.kwargs}; only with the timestep t", self.path)
             values = array(target(torch.as_tensor(self.timesteps)))
             return self.add(name, "step_table", [], (values.shape[1], 1, 1), values=values)
         raise UnsupportedLayer(getattr(target, "__name__", str(target)), "the engine has no such operation", self.path)
@@ -158,6 +165,8 @@ class _Import:
         lookup = lambda a: fx.node.map_arg(a, lambda n: self.names.get(n))
         if node.op == "placeholder":
             index = sum(n.op == "placeholder" for n in self.names)
+            if index > 2:
+                raise UnsupportedLayer("forward", f"a fourth input {node.name!r}; it must be forward(x, t, y)", "")
             self.names[node] = ("x", "t", "y")[index]
             if index == 0:
                 self.add("x", "input", [], self.shape)
@@ -165,6 +174,8 @@ class _Import:
             self.path = node.target
             module = self.model.get_submodule(node.target)
             if isinstance(module, nn.Embedding):
+                if lookup(node.args[0]) != "y":
+                    raise UnsupportedLayer("Embedding", "its index is not the label y", self.path)
                 values = array(module.weight)
                 self.names[node] = self.add(self.unique(node.target), "label_table", [], (values.shape[1], 1, 1), values=values)
             else:
@@ -198,4 +209,27 @@ def import_unet(model, shape, timesteps):
     state = _Import(model, shape, timesteps)
     for node in _trace(model).nodes:
         state.visit(node)
-    return verify(state.graph)
+    if not isinstance(state.graph.output, str):
+        raise UnsupportedLayer("output", f"the model returns {state.graph.output!r}, must be one tensor", "")
+    verify(state.graph)
+    compare_with_model(state.graph, model, shape, state.timesteps)
+    return state.graph
+
+
+@torch.no_grad()
+def compare_with_model(graph, model, shape, timesteps):
+    """Raise GraphError unless graph and model agree on random inputs at the first and last timestep.
+
+    Tracing can lose what it does not see (a default argument, a formula inside a block): this finds it.
+    """
+    if graph.shape(graph.output) != tuple(shape):
+        raise GraphError(f"output {graph.shape(graph.output)}, input {tuple(shape)}: the network must predict a tensor like its input")
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0, 1])
+    for step in {0, len(timesteps) - 1}:
+        x = torch.randn((2, *shape), generator=generator)
+        want = model(x, torch.full((2,), int(timesteps[step])), labels)
+        difference = float((evaluate(graph, x, step, labels) - want).abs().max())
+        if difference > 1e-3 * float(want.abs().max()) + 1e-4:
+            raise GraphError(f"the imported graph differs from the model by {difference:.3g} (step {step}, largest output "
+                             f"{float(want.abs().max()):.3g}): a layer does more than its kind says; write it with plain layers")

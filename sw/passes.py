@@ -49,7 +49,7 @@ def fuse_add(graph):
             continue
         for at, other in ((0, 1), (1, 0)):
             conv = graph.nodes[node.inputs[at]]
-            same = graph.shape(node.inputs[at]) == node.shape
+            same = node.inputs[0] != node.inputs[1] and graph.shape(node.inputs[at]) == node.shape
             if same and conv.op == "conv" and len(conv.inputs) == 1 and len(graph.users(conv.name)) == 1:
                 node.op, node.attrs, node.path = "conv", conv.attrs, conv.path or node.path
                 node.inputs = [conv.inputs[0], node.inputs[other]]

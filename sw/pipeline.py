@@ -9,7 +9,7 @@ import importlib
 import numpy as np
 
 from litediffusion.cores.config import PRESETS
-from litediffusion.sw.compiler.compile import compile_graph
+from litediffusion.sw.compiler.compile import check_bits, compile_graph
 from litediffusion.sw.container import check_config
 from litediffusion.sw.devices.base import Job
 from litediffusion.sw.schedule import sampler_table
@@ -39,14 +39,21 @@ def load_model(name, weights=None):
     """``digits`` (the packaged model), or ``package.module:function`` that returns a ModelSource. Raises ModelError."""
     if name == "digits":
         from litediffusion.sw.digits.unet import IMAGE_SIZE, NULL_CLASS, NUM_CLASSES, load_unet
-        return ModelSource(load_unet(weights), (1, IMAGE_SIZE, IMAGE_SIZE), NUM_CLASSES, NULL_CLASS, "digits")
+        try:
+            model = load_unet(weights)
+        except Exception as error:       # safetensors and torch have exceptions of their own kinds
+            raise ModelError(f"the weights {weights or 'of the package'} cannot be loaded: {error}") from error
+        return ModelSource(model, (1, IMAGE_SIZE, IMAGE_SIZE), NUM_CLASSES, NULL_CLASS, "digits")
     module, _, function = name.partition(":")
     if not function:
         raise ModelError(f"model {name!r} is unknown; use 'digits' or 'package.module:function' returning a ModelSource")
     try:
-        return getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError) as error:
-        raise ModelError(f"model {name!r} cannot be loaded: {error}") from error
+        source = getattr(importlib.import_module(module), function)()
+    except Exception as error:           # the user's code may raise anything
+        raise ModelError(f"model {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not isinstance(source, ModelSource):
+        raise ModelError(f"model {name!r} returned {type(source).__name__}, must be a litediffusion.sw.pipeline.ModelSource")
+    return source
 
 
 def import_model(source, steps, sampler="ddim", eta=0.0):
@@ -58,15 +65,23 @@ def import_model(source, steps, sampler="ddim", eta=0.0):
     return run_passes(import_unet(source.model, source.shape, timesteps)), table
 
 
-def compile_model(source, *, steps=25, sampler="ddim", eta=0.0, guidance=2.0, bits=8, per_step=True, config=PRESETS["ecpix5"],
+def compile_model(source, *, steps=20, sampler="ddim", eta=0.0, guidance=2.0, bits=8, per_step=True, config=PRESETS["ecpix5"],
                   images=16, seed=1, progress=None, ranges=None):
     """ModelSource -> Program. ``images``, ``seed``: of the calibration; ``ranges``: a calibration made before."""
+    check_bits(bits)
     graph, table = import_model(source, steps, sampler, eta)
     if ranges is None:
         from litediffusion.sw.calibrate import calibrate
         ranges = calibrate(graph, table, range(source.labels), source.null_label, guidance, images, seed, progress)
     return compile_graph(graph, config, table, ranges, bits=bits, per_step=per_step, null_label=source.null_label,
                          labels=source.labels, guidance=guidance, name=source.name)
+
+
+def check_guidance(guidance):
+    """The guidance scale, if it is in range. Raises ValueError."""
+    if not -1000.0 <= guidance <= 1000.0:
+        raise ValueError(f"guidance {guidance}: must be in -1000..1000")
+    return guidance
 
 
 def make_job(program, labels, seeds, guidance=None):
@@ -80,9 +95,7 @@ def make_job(program, labels, seeds, guidance=None):
         raise ValueError(f"seed {bad[0]}: must be in 0..2^64-1")
     if len(labels) > meta["batch"]:
         raise ValueError(f"{len(labels)} images, the program holds {meta['batch']} a job; make several jobs")
-    guidance = meta["guidance"] if guidance is None else guidance
-    if not -1000.0 <= guidance <= 1000.0:
-        raise ValueError(f"guidance {guidance}: must be in -1000..1000")
+    guidance = check_guidance(meta["guidance"] if guidance is None else guidance)
     buffers, parts = meta["buffers"], meta["programs"]
     return Job(program.config_hash, *(tuple(parts[p]) for p in ("init", "eval", "update", "finish")), steps=meta["steps"],
                labels=list(labels), seeds=list(seeds), out_addr=buffers["trajectory"], out_stride=buffers["image_stride"],

@@ -8,7 +8,6 @@ from litediffusion.cores import isa
 from litediffusion.cores.regs import TRACE_FIELDS
 
 RECORD_BYTES = 16
-PLANE_FRACTION = {"LOAD": 1, "STORE": 1}
 
 
 @dataclass
@@ -47,8 +46,13 @@ def decode_trace(data):
 
 def _bytes_of(op, d, word):
     """DRAM bytes of an instruction's data and of its descriptor."""
-    data = d["n0"] * d["n1"] * d["n2"] * word if op in ("LOAD", "STORE") else 0
-    return data + isa.DESC_BYTES
+    if op not in ("LOAD", "STORE"):
+        return isa.DESC_BYTES
+    rows, columns = d["n1"], d["n2"]
+    if op == "LOAD" and d["pad"]:                   # words outside the image are made, not read
+        rows = max(0, min(d["y0"] + d["n1"], d["h"]) - max(d["y0"], 0))
+        columns = max(0, min(d["x0"] + d["n2"], d["w"]) - max(d["x0"], 0))
+    return d["n0"] * rows * columns * word + isa.DESC_BYTES
 
 
 def profile_layers(instructions, records, layer_names, macs, config):

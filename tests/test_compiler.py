@@ -16,7 +16,7 @@ from litediffusion.sw.compiler.layer_program import compile_layer
 from litediffusion.sw.compiler.prefetch import Prefetcher
 from litediffusion.sw.compiler.records import fixed, quantise_weights, weight_tiles
 from litediffusion.sw.compiler.sync import assign_tokens, conflict
-from litediffusion.sw.pipeline import compile_model, import_model, load_model
+from litediffusion.sw.pipeline import ModelSource, compile_model, import_model, load_model
 from litediffusion.sw.reference import evaluate
 
 
@@ -95,6 +95,40 @@ def test_small_scratchpads_give_the_same_result(digits, ranges, config, program,
 def test_a_layer_that_does_not_fit_is_named(digits, ranges, config):
     with pytest.raises(CompileError, match=r"layer up0\.norm1: needs 512 words"):
         compile_model(digits, steps=4, ranges=ranges, config=replace(config, spm_words=1024))
+
+
+class Concats(torch.nn.Module):
+    """Concats of odd widths that share a part."""
+
+    def __init__(self):
+        super().__init__()
+        conv = lambda i, o: torch.nn.Conv2d(i, o, 3, padding=1)
+        self.a, self.b, self.c = conv(1, 24), conv(1, 8), conv(1, 8)
+        self.ab, self.bc, self.out = conv(32, 16), conv(16, 16), conv(32, 1)
+
+    def forward(self, x, t, y):
+        a, b, c = self.a(x), self.b(x), self.c(x)
+        return self.out(torch.cat([self.ab(torch.cat([a, b], 1)), self.bc(torch.cat([b, c], 1))], 1))
+
+
+def test_concats_of_odd_widths_that_share_parts(config):
+    torch.manual_seed(3)
+    model = Concats().eval()
+    with torch.no_grad():
+        model.a.weight *= 20                          # scales that differ widely unless they are joined
+    source = ModelSource(model, (1, 16, 16), 1, 0, "concats")
+    program = compile_model(source, steps=2, images=4)
+    graph, table = import_model(source, 2)
+    x = np.random.default_rng(0).standard_normal((2, 1, 16, 16))
+    want = evaluate(graph, x, 0, [0, 0]).numpy()
+    assert sqnr_db(np.clip(want, -8, 8), run_eval(program, config, x, 0, [0, 0])) > 15      # range of the latents: +-8
+
+
+def test_programs_that_outgrow_the_window_are_refused(digits, config):
+    graph, table = import_model(digits, 1000)
+    assert compile_model(digits, steps=300, ranges={n: np.ones(300) for n in graph.nodes}).meta["batch"] < 16
+    with pytest.raises(CompileError, match=r"needs [\d,]+ bytes of DRAM.*fewer steps"):
+        compile_model(digits, steps=1000, ranges={n: np.linspace(1, 2, 1000) for n in graph.nodes})
 
 
 def test_fixed_refuses_broken_scales():

@@ -1,8 +1,12 @@
 """End to end on the model and rtl devices: one seed, one picture, byte for byte; batches equal single runs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from litediffusion.cores.config import PRESETS
+from litediffusion.sw.cli.bench import LAYERS, run_layer
 from litediffusion.sw.container import ContainerError, Program
 from litediffusion.sw.devices.errors import DeviceError
 from litediffusion.sw.devices.model import ModelDevice
@@ -52,6 +56,13 @@ def test_rtl_equals_model_with_other_options(digits, ranges, options):
     assert same(pictures(RtlDevice(), program, [2], [5]), pictures(ModelDevice(), program, [2], [5]))
 
 
+def test_rtl_with_multipliers_of_logic_cells_equals_model(program):
+    cells, blocks = RtlDevice(replace(PRESETS["ecpix5"], name="cells", lut_multipliers=True)), RtlDevice()
+    want = pictures(ModelDevice(), program, [4], [21])
+    assert same(pictures(cells, program, [4], [21]), want) and same(pictures(blocks, program, [4], [21]), want)
+    assert cells.get("cycles") == blocks.get("cycles")
+
+
 def test_rtl_keeps_to_its_window(program):
     device = RtlDevice()
     rng = np.random.default_rng(0)
@@ -74,3 +85,9 @@ def test_wrong_configuration_is_refused(program):
 def test_unknown_device():
     with pytest.raises(DeviceError, match="use model, rtl or litex"):
         open_device("gpu")
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
+def test_layers_reach_their_share_of_peak(layer, config):
+    """DRAM to DRAM, bit-exact (run_layer compares); the SoC's own figures are those of `make bench`."""
+    assert run_layer(RtlDevice(), layer, config)["utilisation"] >= layer.target

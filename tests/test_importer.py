@@ -56,7 +56,7 @@ def test_unsupported_layers_are_named_with_their_place(layer, text):
 
 
 def test_average_pool_becomes_a_conv():
-    model = Wrapper(nn.AvgPool2d(2)).eval()
+    model = Wrapper(nn.Sequential(nn.AvgPool2d(2), nn.Upsample(scale_factor=2))).eval()
     graph = run_passes(import_unet(model, (1, 16, 16), [0]))
     x = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
     assert torch.allclose(evaluate(graph, x, 0, [0, 0]), model(x, None, None), atol=1e-5)
@@ -70,6 +70,59 @@ def test_unsupported_function_is_named():
             return torch.cumsum(x, 1)
     with pytest.raises(UnsupportedLayer, match="cumsum"):
         import_unet(Model(), (1, 16, 16), [0])
+
+
+class Scaled(nn.Module):
+    """A model of a conv and one expression, given as a function."""
+
+    def __init__(self, expression):
+        super().__init__()
+        self.conv, self.time, self.expression = nn.Conv2d(1, 1, 3, padding=1), nn.Embedding(1000, 1), expression
+
+    def forward(self, x, t, y):
+        return self.expression(self, self.conv(x), t)
+
+
+@pytest.mark.parametrize("expression, text", [
+    (lambda m, h, t: torch.add(h, h, alpha=0.5), "only two tensors"), (lambda m, h, t: h + 1.0, "only two tensors"),
+    (lambda m, h, t: h + m.time(t)[:, :, None, None], "not the label"), (lambda m, h, t: (h, h), "must be one tensor"),
+    (lambda m, h, t: torch.nn.functional.gelu(h, approximate="tanh"), "only the exact one"),
+    (lambda m, h, t: torch.cat([h, h], 1), "must predict a tensor like its input"),
+])
+def test_expressions_that_mean_something_else_are_refused(expression, text):
+    with pytest.raises(GraphError, match=text):
+        import_unet(Scaled(expression).eval(), (1, 16, 16), [0, 10])
+
+
+def test_a_fourth_input_is_refused():
+    class Model(nn.Module):
+        def forward(self, x, t, y, context):
+            return x
+    with pytest.raises(UnsupportedLayer, match="fourth input"):
+        import_unet(Model(), (1, 16, 16), [0])
+
+
+class ScaledAttention(nn.Module):
+    """Looks like the attention block that the importer knows, but leaves out its residual path."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads, self.norm = 1, nn.GroupNorm(2, 16)
+        self.q, self.k, self.v, self.out = (nn.Linear(16, 16) for _ in range(4))
+
+    def forward(self, x):
+        return self.out(self.norm(x).flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape)
+
+
+def test_a_block_with_another_formula_is_found_out():
+    torch.manual_seed(0)
+    with pytest.raises(GraphError, match="differs from the model"):
+        import_unet(Wrapper(ScaledAttention()).eval(), (1, 16, 16), [0])
+
+
+def test_a_tensor_added_to_itself_survives_the_passes():
+    graph = run_passes(import_unet(Scaled(lambda m, h, t: h + h).eval(), (1, 16, 16), [0]))
+    assert [n.op for n in graph.nodes.values()] == ["input", "conv", "add"]
 
 
 def test_untraceable_control_flow_is_an_error():

@@ -1,5 +1,7 @@
 """The whole system: SoC in Verilator, firmware, litex_server, host; pictures and faults."""
 
+import os
+import signal
 import threading
 import time
 
@@ -9,10 +11,10 @@ import pytest
 from litediffusion.cores import isa
 from litediffusion.soc import mailbox
 from litediffusion.sw.devices.base import EngineStopped
-from litediffusion.sw.devices.errors import DeviceBusy, DeviceFault
+from litediffusion.sw.devices.errors import ConnectionLost, DeviceBusy, DeviceFault
 from litediffusion.sw.devices.litex import LitexDevice
 from litediffusion.sw.devices.model import ModelDevice
-from litediffusion.sw.pipeline import generate, make_job, upload
+from litediffusion.sw.pipeline import compile_model, generate, make_job, upload
 from litediffusion.targets.sim import SimServer
 
 SCRATCH = 0x600000          # window offset that no program of these tests uses
@@ -116,20 +118,49 @@ def test_bad_jobs_are_refused(device, uploaded, change, name):
     assert error.value.name == name and len(str(error.value)) > 20
 
 
+def start_long_job(device, program, images=4):
+    """Ring for a job of several images and return while it runs."""
+    job = make_job(program, [1] * images, [5] * images)
+    return device.submit(command=mailbox.COMMANDS["GENERATE"], config_hash=job.config_hash, image_bytes=job.image_bytes,
+                         init=job.init, eval=job.eval, update=job.update, finish=job.finish, steps=job.steps,
+                         max_steps=job.max_steps, evals=2, guidance=job.guidance, batch=images, null_label=10,
+                         watchdog=job.watchdog, labels=[1] * images, seed0=[5] * images, seed1=[0] * images)
+
+
 def test_host_disconnects_and_comes_back(server, device, uploaded):
-    """A host that vanishes in mid-run leaves the job running; its next connection can claim the device and use it."""
-    job = make_job(uploaded, [1, 2], [5, 6])
+    """A host that vanishes in mid-run keeps the device until its lease lapses; when it is back, it can use it at once."""
     gone = LitexDevice(server.host, server.port, server.csr_csv)
-    gone.submit(command=mailbox.COMMANDS["GENERATE"], config_hash=job.config_hash, image_bytes=job.image_bytes, init=job.init,
-                eval=job.eval, update=job.update, finish=job.finish, steps=job.steps, max_steps=job.max_steps, evals=2,
-                guidance=job.guidance, batch=2, null_label=10, watchdog=job.watchdog, labels=[1, 2], seed0=[5, 6], seed1=[0, 0])
+    start_long_job(gone, uploaded)
     gone.link.close()                        # no release: as if the cable was pulled
     with pytest.raises(DeviceBusy, match="owned by another host"):
         device.claim()
-    device.nonce = gone.nonce                # the same host, back again
-    while device.state()["job_state"] == mailbox.JOB_STATES["RUNNING"]:
-        device.claim()
-        time.sleep(0.2)
+    device.nonce = gone.nonce                # the same host, back again: what it had left running is ended
+    device.claim()
+    assert device.state()["job_state"] != mailbox.JOB_STATES["RUNNING"]
+    check_good_job(device, uploaded)
+
+
+def test_a_new_owner_is_safe_from_the_job_of_the_former_one(server, uploaded, digits, ranges):
+    """The former owner's job must not write over the new one's program, which lies elsewhere."""
+    other = compile_model(digits, steps=4, ranges=ranges, bits=4)
+    first = LitexDevice(server.host, server.port, server.csr_csv)
+    start_long_job(first, uploaded)
+    first.close()                            # gives the device back while its job runs
+    second = LitexDevice(server.host, server.port, server.csr_csv)
+    upload(second, other)
+    check_good_job(second, other, 6, 41)
+    upload(second, uploaded)
+    second.close()
+
+
+def test_interrupted_wait_aborts_the_job(device, uploaded):
+    def interrupt(image, step):
+        raise KeyboardInterrupt
+    number = start_long_job(device, uploaded)
+    with pytest.raises(KeyboardInterrupt):
+        device.wait(number, interrupt)
+    device.settle()
+    assert device.state()["job_state"] == mailbox.JOB_STATES["ABORTED"]
     check_good_job(device, uploaded)
 
 
@@ -170,11 +201,7 @@ def test_nothing_is_written_outside_the_window(device, uploaded):
 
 
 def test_abort(device, uploaded):
-    job = make_job(uploaded, [1] * 4, [1] * 4)
-    number = device.submit(command=mailbox.COMMANDS["GENERATE"], config_hash=job.config_hash, image_bytes=job.image_bytes,
-                           init=job.init, eval=job.eval, update=job.update, finish=job.finish, steps=job.steps,
-                           max_steps=job.max_steps, evals=2, guidance=job.guidance, batch=4, null_label=10, watchdog=job.watchdog,
-                           labels=[1] * 4, seed0=[1] * 4, seed1=[0] * 4)
+    number = start_long_job(device, uploaded)
     device.abort()
     with pytest.raises(DeviceFault, match="ABORTED") as error:
         device.wait(number)
@@ -185,3 +212,12 @@ def test_abort(device, uploaded):
 def test_selftest(device):
     number = device.submit(command=mailbox.COMMANDS["SELFTEST"], config_hash=device.config_hash, watchdog=WATCHDOG)
     assert device.wait(number)["job_state"] == mailbox.JOB_STATES["DONE"]
+
+
+def test_server_that_dies_is_a_clear_error():
+    with SimServer() as own:
+        device = LitexDevice(own.host, own.port, own.csr_csv)
+        os.kill(own.server_pid, signal.SIGKILL)
+        with pytest.raises(ConnectionLost, match="no litex_server answers|no answer"):
+            device.state()
+        device.close()

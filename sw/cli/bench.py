@@ -9,8 +9,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from litediffusion.cores.config import PRESETS
-from litediffusion.sw.cli.common import console, friendly_errors, progress_bar
+from litediffusion.sw.cli.common import console, friendly_errors, make_folder, preset_config, progress_bar
 
 
 @dataclass(frozen=True)
@@ -86,6 +85,13 @@ def run_image(device, program):
             "limit": CPU_LIMIT}
 
 
+def misses(report):
+    """Names of the rows that do not reach what is asked."""
+    out = [row["name"] for row in report["layers"] if row["utilisation"] < row["target"]]
+    out += [row["name"] for row in report["steps"] if row["roofline_share"] < row["target"]]
+    return out + ([report["image"]["name"]] if report["image"]["cpu_share"] > report["image"]["limit"] else [])
+
+
 def show(report):
     table = Table(title="cycles on the simulated SoC (ECPIX-5 memory and engine)")
     for name in ("what", "cycles", "reached", "asked"):
@@ -109,8 +115,9 @@ def bench(output: Annotated[Path, typer.Option("-o", "--output", help="JSON file
     from litediffusion.sw.pipeline import compile_model, load_model, upload
     from litediffusion.targets.sim import SimServer
 
-    config = PRESETS[preset]
     with friendly_errors(), progress_bar("calibrate") as bar:
+        make_folder(output)
+        config = preset_config(preset)
         source = load_model("digits")
         program = compile_model(source, steps=steps, images=4, config=config, progress=bar)
         bar(0, 1, "start the simulation")
@@ -123,12 +130,15 @@ def bench(output: Annotated[Path, typer.Option("-o", "--output", help="JSON file
             upload(device, program, lambda done, total: bar(done, total, "upload"))
             report = {"layers": layers, "steps": [run_step(device, program)], "image": run_image(device, program)}
             device.close()
-    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(jsonlib.dumps(report, indent=2))
     if json:
         typer.echo(output.read_text())
     else:
         show(report)
+    missed = misses(report)
+    if missed:
+        console.print(f"[bold red]missed:[/] {', '.join(missed)}")
+        raise typer.Exit(1)
 
 
 def register(app):

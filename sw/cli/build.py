@@ -5,16 +5,17 @@ from typing import Annotated, Optional
 
 import typer
 
-from litediffusion.sw.cli.common import console, friendly_errors, print_json, progress_bar
+from litediffusion.sw.cli.common import console, friendly_errors, make_folder, print_json, progress_bar
 
 Model = Annotated[str, typer.Argument(help="'digits' (packaged) or 'package.module:function' that returns a ModelSource")]
 Steps = Annotated[int, typer.Option(min=1, max=1000, help="sampler steps; the program's tables are made for them")]
+STEPS = 20
 Bits = Annotated[int, typer.Option(help="weights of the inner layers: 8 or 4")]
 Weights = Annotated[Optional[Path], typer.Option(help="safetensors file instead of the packaged weights")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
-def check(model: Model = "digits", steps: Steps = 25, bits: Bits = 8, weights: Weights = None, json: Json = False):
+def check(model: Model = "digits", steps: Steps = STEPS, bits: Bits = 8, weights: Weights = None, json: Json = False):
     """Say what would run: layers, MACs, weights; name what cannot. Builds nothing."""
     with friendly_errors():
         from litediffusion.cores.config import PRESETS
@@ -41,7 +42,7 @@ def check(model: Model = "digits", steps: Steps = 25, bits: Bits = 8, weights: W
 
 
 def compile(model: Model = "digits", output: Annotated[Path, typer.Option("-o", "--output", help=".ldp file")] = Path("model.ldp"),
-            steps: Steps = 25, sampler: Annotated[str, typer.Option(help="ddim or ddpm")] = "ddim",
+            steps: Steps = STEPS, sampler: Annotated[str, typer.Option(help="ddim or ddpm")] = "ddim",
             eta: Annotated[float, typer.Option(min=0.0, max=1.0, help="DDIM's eta: 0 deterministic, 1 as noisy as DDPM")] = 0.0,
             guidance: Annotated[float, typer.Option(help="guidance scale of the calibration, and the default of generate")] = 2.0,
             bits: Bits = 8, static: Annotated[bool, typer.Option(help="one scale for all steps instead of one a step")] = False,
@@ -49,7 +50,10 @@ def compile(model: Model = "digits", output: Annotated[Path, typer.Option("-o", 
             seed: Annotated[int, typer.Option(help="seed of the calibration")] = 1, weights: Weights = None, json: Json = False):
     """Quantise and compile a model into a .ldp file."""
     with friendly_errors(), progress_bar("calibrate") as update:
-        from litediffusion.sw.pipeline import compile_model, load_model
+        from litediffusion.sw.pipeline import check_guidance, compile_model, load_model
+
+        make_folder(output)
+        check_guidance(guidance)
 
         program = compile_model(load_model(model, weights), steps=steps, sampler=sampler, eta=eta, guidance=guidance, bits=bits,
                                 per_step=not static, images=images, seed=seed, progress=update)

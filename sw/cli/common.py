@@ -5,6 +5,7 @@ import json
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 console = Console(stderr=True)
@@ -12,17 +13,29 @@ console = Console(stderr=True)
 
 @contextmanager
 def friendly_errors():
-    """Expected failures become one line and exit code 1; a bug keeps its traceback."""
-    from litediffusion.sw.devices.errors import DeviceError
+    """Failures that carry a message become that message and exit code 1.
 
+    That is ValueError (compiler, container, arguments), OSError (files), RuntimeError (devices, builds) and their kinds.
+    """
     try:
         yield
-    except (DeviceError, ValueError, OSError) as error:
-        console.print(f"[bold red]error:[/] {type(error).__name__}: {error}", highlight=False, soft_wrap=True)
+    except (ValueError, OSError, RuntimeError) as error:
+        console.print(f"[bold red]error:[/] {type(error).__name__}: {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
-    except RuntimeError as error:           # builds that fail (VerilatorError, SimError, SoftwareError)
-        console.print(f"[bold red]error:[/] {type(error).__name__}: {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+
+
+def make_folder(path):
+    """Create the folder that a file will be written to, before the work starts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def preset_config(name):
+    """EngineConfig of a preset. Raises ValueError with the known names."""
+    from litediffusion.cores.config import PRESETS
+
+    if name not in PRESETS:
+        raise ValueError(f"preset {name!r} is unknown; known: {sorted(PRESETS)}")
+    return PRESETS[name]
 
 
 def print_json(data):

@@ -1,6 +1,7 @@
 """demo and quality: the packaged digits on the simulated SoC, and how well they are recognised."""
 
 from concurrent.futures import ProcessPoolExecutor
+import hashlib
 import json as jsonlib
 from pathlib import Path
 import time
@@ -10,7 +11,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from litediffusion.sw.cli.common import console, friendly_errors, progress_bar
+from litediffusion.sw.cli.common import console, friendly_errors, make_folder, progress_bar
 from litediffusion.sw.cli.generate import save_grid
 
 DIGITS = (3, 1, 4, 1, 5, 9, 2, 6)
@@ -28,13 +29,28 @@ def model_device_pictures(path, labels, seeds):
     return generate(device, program, labels, seeds)
 
 
+def source_key():
+    """Identity of everything that a compiled digits model depends on: host sources, tables and weights."""
+    import litediffusion.cores.isa
+    import litediffusion.sw.container
+
+    digest = hashlib.sha256()
+    for module in (litediffusion.cores.isa, litediffusion.sw.container):
+        for path in sorted(Path(module.__file__).parent.rglob("*")):
+            if path.suffix in (".py", ".safetensors"):
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def demo_program(path, bar):
-    """The compiled digits model, made once."""
+    """The compiled digits model, made again when something that it depends on has changed."""
     from litediffusion.sw.container import load
     from litediffusion.sw.pipeline import compile_model, load_model
 
-    if not path.exists():
+    stamp, key = path.with_suffix(".key"), source_key()
+    if not (path.exists() and stamp.exists() and stamp.read_text() == key):
         compile_model(load_model("digits"), steps=STEPS, guidance=GUIDANCE, progress=bar).save(path)
+        stamp.write_text(key)
     return load(path)
 
 
@@ -76,7 +92,7 @@ def demo(digits: Annotated[str, typer.Option(help="digits to draw")] = "".join(m
             reference = pool.submit(model_device_pictures, output / "digits.ldp", labels, seeds)
             pictures, first = simulate(program, labels, seeds, bar)
             golden = reference.result()
-    save_grid(pictures.pixels, output / "digits.png", zoom=8)
+        save_grid(pictures.pixels, output / "digits.png", zoom=8)
     same = {"latents": bool((pictures.latents == golden.latents).all()), "pixels": bool((pictures.pixels == golden.pixels).all())}
     report = {"digits": labels, "seed": seed, "steps": program.meta["steps"], "guidance": program.meta["guidance"],
               "seconds": pictures.seconds, "seconds_to_first": first, "latents_compared": int(golden.latents.size),
@@ -93,6 +109,7 @@ def demo(digits: Annotated[str, typer.Option(help="digits to draw")] = "".join(m
 
 # --- quality ---------------------------------------------------------------------------------------------------------
 
+RECOGNISED, LOSS = 0.90, 0.02        # least share recognised, most that quantisation may lose
 VARIANTS = {"W8A8 static scales": dict(bits=8, per_step=False), "W8A8 per-step scales": dict(bits=8, per_step=True),
             "W4A8 per-step scales": dict(bits=4, per_step=True)}
 
@@ -103,16 +120,20 @@ def psnr(a, b):
     return float(10 * np.log10(4.0 / error)) if error else float("inf")
 
 
-def float_pictures(graph, table, labels, null_label, guidance, noise):
-    """Float torch pictures [B, C, H, W] from the same starting noise."""
-    from litediffusion.sw.calibrate import float_step
-    from litediffusion.sw.reference import evaluate
+def float_pictures(source, labels, guidance, noise):
+    """Pictures [B, C, H, W] of the torch model itself, from the same starting noise."""
+    import torch
 
-    x, n, cache = noise, len(labels), {}
-    both = np.concatenate([labels, np.full(n, null_label)])
-    for step, coefs in enumerate(table):
-        eps = evaluate(graph, np.concatenate([x, x]), step, both, cache=cache).numpy()
-        x = float_step(x, eps[n:] + guidance * (eps[:n] - eps[n:]), coefs)
+    from litediffusion.sw.calibrate import float_step
+    from litediffusion.sw.schedule import sampler_table
+
+    x, n = noise, len(labels)
+    both = torch.as_tensor(np.concatenate([labels, np.full(n, source.null_label)]))
+    with torch.no_grad():
+        for t, coefs in zip(*sampler_table("ddim", STEPS)):
+            twice = torch.as_tensor(np.concatenate([x, x]), dtype=torch.float32)
+            eps = source.model(twice, torch.full((2 * n,), int(t)), both).numpy()
+            x = float_step(x, eps[n:] + guidance * (eps[:n] - eps[n:]), coefs)
     return x
 
 
@@ -144,11 +165,12 @@ def quality(count: Annotated[int, typer.Option("--count", min=10, help="digits f
 
     labels, seeds = np.arange(count) % 10, list(range(count))
     with friendly_errors(), progress_bar("calibrate") as bar:
+        make_folder(output)
         source = load_model("digits")
         graph, table = import_model(source, STEPS)
         ranges = calibrate(graph, table, range(source.labels), source.null_label, GUIDANCE, 16, 1, bar)
         bar(0, 1, "float")
-        reference = float_pictures(graph, table, labels, source.null_label, GUIDANCE, starting_noise(seeds, source.shape))
+        reference = float_pictures(source, labels, GUIDANCE, starting_noise(seeds, source.shape))
         rows = [{"name": "float torch", "recognised": recognised(reference, labels), "psnr_db": None}]
         for name, options in VARIANTS.items():
             program, device = compile_model(source, steps=STEPS, guidance=GUIDANCE, ranges=ranges, **options), ModelDevice()
@@ -157,10 +179,18 @@ def quality(count: Annotated[int, typer.Option("--count", min=10, help="digits f
                                 progress=lambda i, n, s, t, name=name: bar(min(i * t + s * program.meta["batch"], n * t), n * t, name))
             images = pictures.latents[:, -1] / 4096.0
             rows.append({"name": name, "recognised": recognised(images, labels), "psnr_db": psnr(images, reference)})
-    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(jsonlib.dumps({"digits": count, "steps": STEPS, "guidance": GUIDANCE, "rows": rows}, indent=2))
-    if json:
-        return typer.echo(output.read_text())
+    show_quality(rows, count, output if json else None)
+    worst = min(row["recognised"] for row in rows)
+    if worst < RECOGNISED or worst < rows[0]["recognised"] - LOSS:
+        console.print(f"[bold red]missed:[/] at least {RECOGNISED:.0%} recognised, at most {LOSS:.0%} under float")
+        raise typer.Exit(1)
+
+
+def show_quality(rows, count, json_file):
+    """The table, or the JSON file's text."""
+    if json_file:
+        return typer.echo(json_file.read_text())
     out = Table("", "recognised", "PSNR against float", title=f"{count} digits, {STEPS} DDIM steps, guidance {GUIDANCE}")
     for row in rows:
         out.add_row(row["name"], f"{100 * row['recognised']:.1f} %", f"{row['psnr_db']:.1f} dB" if row["psnr_db"] else "-")

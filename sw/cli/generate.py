@@ -7,7 +7,7 @@ from typing import Annotated, List, Optional
 import numpy as np
 import typer
 
-from litediffusion.sw.cli.common import console, friendly_errors, load_program, opened, print_json, progress_bar
+from litediffusion.sw.cli.common import console, friendly_errors, load_program, make_folder, opened, print_json, progress_bar
 
 ProgramFile = Annotated[Path, typer.Argument(help=".ldp file made by 'compile'")]
 Labels = Annotated[List[int], typer.Argument(help="labels of the pictures, one each (digits: 0..9)")]
@@ -58,6 +58,8 @@ def generate(program: ProgramFile, labels: Labels, device: DeviceName = "model",
              csr: Csr = None, json: Json = False):
     """Generate pictures on a device."""
     begin = time.monotonic()
+    with friendly_errors():
+        make_folder(output)
     with friendly_errors(), opened(device, csr) as dev, progress_bar("start") as bar:
         pictures = run(dev, load_program(program, dev), labels, [seed + i for i in range(len(labels))], guidance, bar)
         save_grid(pictures.pixels, output)
@@ -100,7 +102,7 @@ def devices(csr: Csr = None, json: Json = False,
             with opened(name, csr) as dev:
                 report.append({"device": name, "usable": True, "configuration": f"{dev.config_hash:08x}", "window_bytes": dev.window_size})
         except Exception as error:          # the point of this command is to show why
-            report.append({"device": name, "usable": False, "reason": str(error)})
+            report.append({"device": name, "usable": False, "reason": str(error) or type(error).__name__})
     if json:
         return print_json(report)
     for entry in report:

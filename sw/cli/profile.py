@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from litediffusion.cores.config import PRESETS
-from litediffusion.sw.cli.common import console, friendly_errors, load_program, opened, print_json
+from litediffusion.sw.cli.common import console, friendly_errors, load_program, make_folder, opened, print_json
 from litediffusion.sw.cli.generate import Csr, DeviceName
 from litediffusion.sw.cli.inspect_program import descriptors
+
+TABLE_WIDTH = 150
 
 
 def measure(device, program, step=0, label=0, seed=0):
@@ -26,6 +29,7 @@ def measure(device, program, step=0, label=0, seed=0):
 
 
 def show(layers, totals):
+    wide = Console(stderr=True, width=max(console.width, TABLE_WIDTH))
     table = Table(title=f"{totals['cycles']:,} cycles, {100 * totals['utilisation']:.1f} % of peak, "
                         f"{100 * totals['roofline_share']:.1f} % of the roofline")
     for name in ("layer", "cycles", "MACs", "array", "roofline", "DRAM bytes", "GEMM waits", "POST waits", "LOAD waits", "STORE waits"):
@@ -34,8 +38,9 @@ def show(layers, totals):
         waits = [f"{s.wait_token[q]:,} / {s.wait_dram[q]:,}" for q in ("GEMM", "POST", "LOAD", "STORE")]
         table.add_row(s.name, f"{s.cycles:,}", f"{s.macs:,}", f"{100 * s.utilisation:.0f} %", f"{100 * s.roofline_share:.0f} %",
                       f"{s.dram_bytes:,}", *waits)
-    console.print(table)
-    console.print("waits: cycles waiting for a token / stalled on memory")
+    wide.print(table)
+    console.print("cycles: by how much the layer moved the end of the program (more than 100 % of a roofline: hidden behind its "
+                  "neighbours); waits: cycles waiting for a token / stalled on memory")
 
 
 def profile(program: Annotated[Path, typer.Argument(help=".ldp file")], device: DeviceName = "rtl",
@@ -52,9 +57,10 @@ def profile(program: Annotated[Path, typer.Argument(help=".ldp file")], device: 
         loaded = load_program(program, dev)
         if step >= loaded.meta["steps"]:
             raise ValueError(f"step {step}: the program has steps 0..{loaded.meta['steps'] - 1}")
+        make_folder(output)
         upload(dev, loaded)
         layers, records, instructions, totals, counters = measure(dev, loaded, step)
-    profiling.draw(layers, records, instructions, totals, output, loaded.meta["name"])
+        profiling.draw(layers, records, instructions, totals, output, loaded.meta["name"])
     if json:
         return print_json({"totals": totals, "counters": counters, "picture": str(output),
                            "layers": [profiling.as_json(s) for s in layers]})

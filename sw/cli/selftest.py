@@ -39,6 +39,8 @@ def selftest(device: DeviceName = "rtl", programs: Annotated[int, typer.Option(m
              json: Annotated[bool, typer.Option("--json", help="print JSON")] = False):
     """Test a device: the firmware's own test, then random programs over all instructions, compared with the model."""
     with friendly_errors(), opened(device, csr) as dev, progress_bar("selftest") as bar:
+        if device == "model":
+            raise ValueError("the model device is what devices are compared with; test rtl or litex://HOST:PORT")
         config = next((c for c in PRESETS.values() if c.hash == dev.config_hash), None)
         if config is None:
             raise ValueError(f"the device has configuration {dev.config_hash:08x}, which is no preset of this version: "

@@ -4,6 +4,7 @@ import numpy as np
 
 from litediffusion.cores import isa
 from litediffusion.soc.mailbox import MAX_BATCH
+from litediffusion.soc.memory_map import WINDOW_SIZE
 from litediffusion.sw.compiler.image import Image
 from litediffusion.sw.compiler.items import CompileError, Item
 from litediffusion.sw.compiler.lower_graph import GraphLowering
@@ -15,6 +16,7 @@ from litediffusion.sw.container import Program
 from litediffusion.sw.graph import macs
 
 NAMES = ("init", "eval", "update", "finish")
+SELFTEST_BYTES = 4096        # the firmware's self-test uses the end of the window
 
 
 def resources_of(items):
@@ -29,6 +31,12 @@ def assemble(items, image, areas, layer_names):
     assign_tokens(full)
     code = b"".join(isa.encode(i.op, layer=i.layer, **i.fields) for i in full)
     return image.constant(np.frombuffer(code, np.uint8)), len(full), full
+
+
+def check_bits(bits):
+    """Raise CompileError unless weights can have so many bits."""
+    if bits not in (4, 8):
+        raise CompileError(f"bits={bits}: weights are 8 or 4 bits")
 
 
 def four_bit_layers(graph, bits):
@@ -68,12 +76,12 @@ def compile_graph(graph, config, table, ranges, *, bits=8, per_step=True, null_l
     bits : 8 or 4, weights of the inner layers; per_step : scales by step, or static.
     null_label, labels : label of the unconditional evaluation, number of labels that a user may ask for.
     """
-    if bits not in (4, 8):
-        raise CompileError(f"bits={bits}: weights are 8 or 4 bits")
+    check_bits(bits)
     steps = len(table)
     low = GraphLowering(config, graph, choose_scales(graph, ranges, per_step), four_bit_layers(graph, bits), steps).run()
     shape = next(n.shape for n in graph.nodes.values() if n.op == "input")
     words = shape[1] * shape[2]
+    batch = max(1, min(batch, WINDOW_SIZE // 2 // (16 * words * (steps + 1))))     # half the window for results
     image = Image(steps)
     buffers = buffers_of(image, words, steps, batch, low.spill_words)
     for item in low.spills:
@@ -93,5 +101,8 @@ def compile_graph(graph, config, table, ranges, *, bits=8, per_step=True, null_l
     for part in NAMES:
         at, length, _ = assemble(items[part], image, low.areas, low.layers if part == "eval" else [part])
         meta["programs"][part] = [at, length]
+    if image.size > WINDOW_SIZE - SELFTEST_BYTES:
+        raise CompileError(f"{name}: the program needs {image.size:,} bytes of DRAM, the engine's window has "
+                           f"{WINDOW_SIZE - SELFTEST_BYTES:,}: compile for fewer steps ({steps}) or a smaller batch ({batch})")
     meta.update(image_base=buffers["end"], image_bytes=image.size)
     return Program(image.finish()[buffers["end"]:], meta, config.hash)

@@ -15,7 +15,7 @@ class Plan:
         m, _, self.kh, self.kw = node.attrs["weight"].shape
         _, self.oh, self.ow = node.shape
         self.w4, self.lanes = w4, 16 if w4 else 8
-        limit = state.config.acc_words // 2 if not w4 else state.config.acc_words // 2
+        limit = state.config.acc_words // 2
         rows = max(1, min(self.oh, limit // self.ow))
         if self.ow > state.config.acc_words:
             raise CompileError(f"layer {node.name}: rows of {self.ow} pixels, the limit is {state.config.acc_words}")
@@ -104,7 +104,9 @@ class ConvLowering:
     def records(self, scale):
         state, node = self.state, self.node
         s_r = state.scale(node.inputs[1]) if self.operand else None
-        s_x = state.scale(state.sources(node.inputs[0])[0])
+        s_x, *others = [state.scale(s) for s in state.sources(node.inputs[0])]
+        if any((s != s_x).any() for s in others):
+            raise CompileError(f"layer {node.name}: the parts of its concat have different scales; they must share one")
         record = conv_records(scale, node.attrs["bias"], s_x, state.scale(node.name), s_r, node.attrs.get("function"), node.name)
         if self.final:
             record["oshift"] = 0             # v is the 16-bit output itself
@@ -112,13 +114,12 @@ class ConvLowering:
 
     def weights(self, first, count):
         """[(source, blocks, resource)] of a chunk; the channel offset of each source in the concat is accounted for."""
-        out, offset = [], 0
+        out, channel = [], 0
         for source in self.sources:
+            q = self.q[:, channel:channel + source.shape[0]]
             for blocks in block_splits(source, self.plan.kh * self.plan.kw * count):
-                shifted = range(offset + blocks.start, offset + blocks.stop)
-                data = weight_tiles(self.q, first, count, shifted, self.w4)
-                out.append((source, blocks, self.state.weights(data)))
-            offset += source.blocks
+                out.append((source, blocks, self.state.weights(weight_tiles(q, first, count, blocks, self.w4))))
+            channel += source.shape[0]
         return out
 
     def run(self):

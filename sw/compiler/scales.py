@@ -12,6 +12,17 @@ def _sources(graph, name):
     return [s for i in node.inputs for s in _sources(graph, i)] if node.op == "cat" else [name]
 
 
+def _shared(graph):
+    """Sets of tensors that must have one scale: parts of the same concat, joined where concats share a part."""
+    groups = []
+    for node in graph.nodes.values():
+        if node.op == "conv" and graph.nodes[node.inputs[0]].op == "cat":
+            group = set(_sources(graph, node.inputs[0]))
+            touching = [g for g in groups if g & group]
+            groups = [g for g in groups if not g & group] + [group.union(*touching)]
+    return groups
+
+
 def choose_scales(graph, ranges, per_step):
     """{tensor: scale [steps]}.
 
@@ -22,11 +33,8 @@ def choose_scales(graph, ranges, per_step):
         r = np.asarray(r, dtype=float) / 127.0
         fixed = not per_step or graph.nodes[name].op == "label_table"
         scales[name] = np.full_like(r, r.max()) if fixed else r
-    for node in graph.nodes.values():
-        if node.op == "conv" and graph.nodes[node.inputs[0]].op == "cat":
-            parts = _sources(graph, node.inputs[0])
-            shared = np.max([scales[p] for p in parts], axis=0)
-            for p in parts:
-                scales[p] = shared
+    for group in _shared(graph):
+        shared = np.max([scales[p] for p in group], axis=0)
+        scales.update(dict.fromkeys(group, shared))
     scales[graph.output] = np.full(len(scales[graph.output]), EPS_SCALE)
     return scales

@@ -29,7 +29,7 @@ class LitexDevice(Device):
 
     def __init__(self, host, port, csr_csv):
         self.link = LitexLink(host, port, csr_csv)
-        self.nonce = secrets.randbits(31) | 1
+        self.nonce, self.owned = secrets.randbits(31) | 1, False
         magic, abi, self.config_hash, self.window_base, self.window_size = self.link.read_words(MAILBOX_BASE, 5)
         if magic != mailbox.MAGIC:
             raise WrongDevice(f"no litediffusion firmware: the mailbox starts with {magic:#010x}, expected {mailbox.MAGIC:#010x}")
@@ -77,14 +77,31 @@ class LitexDevice(Device):
     # --- ownership ---------------------------------------------------------------------------------------------------
 
     def claim(self):
-        """Take or renew the ownership. Raises DeviceBusy."""
+        """Take or renew the ownership; on taking it, end what a former owner left running. Raises DeviceBusy."""
         self.link.csr_write("mailbox_claim", self.nonce)
         owner = self.link.csr_read("mailbox_owner")
-        if owner != self.nonce:
+        if owner == self.nonce:
+            if not self.owned:
+                self.owned = True
+                self.settle()
+        else:
+            self.owned = False
             state = self.state()
             raise DeviceBusy(f"the device is owned by another host ({owner:#010x}), job {state['job_id']} is "
                              f"{STATES.get(state['job_state'], '?')}: try again when it is done; a host that vanished loses the "
                              f"device after {self.link.csr_read('mailbox_lease')} more cycles")
+
+    def settle(self):
+        """Abort a job that still runs, so that nobody but this host's jobs writes the window. Raises DeviceFault."""
+        running = lambda: self.state()["job_state"] == mailbox.JOB_STATES["RUNNING"]
+        if running():
+            self.abort()
+        deadline = time.monotonic() + SILENCE_S
+        while running():
+            if time.monotonic() > deadline:
+                raise DeviceFault(f"a job of another host still runs {SILENCE_S:.0f} s after it was told to stop; reset the device")
+            self.link.csr_write("mailbox_claim", self.nonce)
+            time.sleep(POLL_S)
 
     # --- jobs --------------------------------------------------------------------------------------------------------
 
@@ -114,14 +131,24 @@ class LitexDevice(Device):
         return job_id
 
     def wait(self, job_id, progress=None, silence_s=SILENCE_S):
-        """Wait for a job: its final STATE. Raises EngineStopped, DeviceFault, ConnectionLost (no sign of life)."""
+        """Wait for a job: its final STATE. Raises EngineStopped, DeviceFault, ConnectionLost (no sign of life).
+
+        If the wait is broken off (Ctrl-C), the job is aborted.
+        """
+        try:
+            return self.poll(job_id, progress, silence_s)
+        except (KeyboardInterrupt, SystemExit):
+            self.abort()
+            raise
+
+    def poll(self, job_id, progress, silence_s):
         last, since = None, time.monotonic()
         while True:
             self.claim()
             state = self.state()
             if state["job_id"] == job_id and state["job_state"] != mailbox.JOB_STATES["RUNNING"]:
                 break
-            life = (state["job_id"], state["image"], state["step"], state["engine_runs"])
+            life = (state["job_id"], state["image"], state["step"], state["engine_runs"], state["heartbeat"])
             if life != last:
                 last, since = life, time.monotonic()
                 if progress and state["job_id"] == job_id:

@@ -44,6 +44,7 @@ class LitexLink:
         self._where, self._csr_csv, self._timeout_s = (host, port), csr_csv, timeout_s
         self._client = None
         self._open()
+        self._tables = self._client
         simulated = self.constants.get("config_platform_name") == "sim"
         self._packets_in_flight = PACKETS_IN_FLIGHT_SIM if simulated else PACKETS_IN_FLIGHT
 
@@ -53,6 +54,7 @@ class LitexLink:
         try:
             self._client.open()
         except OSError as error:
+            self._client = None
             raise ConnectionLost(f"no litex_server answers at {host}:{port} ({error}): start it, or check the address") \
                 from error
         self._client.socket.settimeout(self._timeout_s)
@@ -73,16 +75,16 @@ class LitexLink:
     @property
     def constants(self):
         """{name: value} of the SoC's constants."""
-        return self._client.constants.d
+        return self._tables.constants.d
 
     @property
     def regions(self):
         """{name: (base, bytes)} of the SoC's memories."""
-        return {name: (m.base, m.size) for name, m in self._client.mems.d.items()}
+        return {name: (m.base, m.size) for name, m in self._tables.mems.d.items()}
 
     def identifier(self):
         """The text that the SoC carries as its name."""
-        base = self._client.bases.d.get("identifier_mem")
+        base = self._tables.bases.d.get("identifier_mem")
         if base is None:
             raise AddressError("the SoC has no identifier")
         text = bytes(word & 0xFF for word in self._read(base, 64))
@@ -104,8 +106,8 @@ class LitexLink:
         for first in range(0, len(words), step):
             block = words[first:first + step]
             for at in range(0, len(block), BURST_WORDS):
-                self._try(self._client.write, addr + 4 * (first + at), block[at:at + BURST_WORDS])
-            self._try(self._client.read, addr + 4 * (first + len(block) - 1), 1)
+                self._try("write", addr + 4 * (first + at), block[at:at + BURST_WORDS])
+            self._try("read", addr + 4 * (first + len(block) - 1), 1)
             if progress is not None:
                 progress(first + len(block))
 
@@ -114,24 +116,24 @@ class LitexLink:
         register = self._register(name)
         value = 0
         for word in self._read(register.addr, register.length):
-            value = value << self._client.csr_data_width | word
+            value = value << self._tables.csr_data_width | word
         return value
 
     def csr_write(self, name, value):
         """Write the register ``name``; returns after the device has taken it."""
-        register, width = self._register(name), self._client.csr_data_width
+        register, width = self._register(name), self._tables.csr_data_width
         words = [value >> (width * i) & ((1 << width) - 1) for i in reversed(range(register.length))]
-        self._try(self._client.write, register.addr, words)
-        self._try(self._client.read, register.addr, 1)
+        self._try("write", register.addr, words)
+        self._try("read", register.addr, 1)
 
     def has_csr(self, name):
-        return name in self._client.regs.d
+        return name in self._tables.regs.d
 
     def _register(self, name):
         if not self.has_csr(name):
-            near = [n for n in self._client.regs.d if n.split("_")[0] == name.split("_")[0]]
+            near = [n for n in self._tables.regs.d if n.split("_")[0] == name.split("_")[0]]
             raise AddressError(f"the SoC has no register {name!r}; near it: {', '.join(near) or 'nothing'}")
-        return self._client.regs.d[name]
+        return self._tables.regs.d[name]
 
     def _check(self, addr, n):
         """Raise AddressError unless n words at addr lie in one region of the map."""
@@ -146,16 +148,18 @@ class LitexLink:
     def _read(self, addr, n):
         """One burst, tried again on a new connection if the first gives no answer."""
         try:
-            return self._client.read(addr, n)
-        except OSError:
-            self.close()
-            self._open()
-            return self._try(self._client.read, addr, n)
+            return self._try("read", addr, n)
+        except ConnectionLost:
+            return self._try("read", addr, n)
 
     def _try(self, access, addr, what):
+        """One access on the open connection, or on a new one after a loss (a late answer must not pass for the next)."""
+        if self._client is None:
+            self._open()
         try:
-            return access(addr, what)
+            return getattr(self._client, access)(addr, what)
         except OSError as error:
+            self.close()
             host, port = self._where
             raise ConnectionLost(f"no answer from {host}:{port} to an access at 0x{addr:08x} within {self._timeout_s:g} s "
                                  f"({error}): is the device running and litex_server connected to it?") from error

@@ -48,7 +48,8 @@ class ModelDevice(Device):
         self.machine = Machine(self.config, np.repeat(self.memory[None], images, axis=0))
         try:
             together = replace(job, labels=[job.labels], seeds=[job.seeds])
-            self.generate_image(together, 0, results, lambda step: progress and progress(0, images, step, job.steps))
+            self.generate_image(together, 0, results, lambda step: progress and progress(
+                step * images // job.steps, images, step * images % job.steps, job.steps))
             for i in range(images):
                 at = job.out_addr + i * job.out_stride
                 self.check_range(at, job.out_bytes)
