@@ -14,6 +14,7 @@ from litex.gen import LiteXModule
 
 from litediffusion.cores.arith import vector
 from litediffusion.cores.isa import ACT
+from litediffusion.cores.multiply import multiplier
 from litediffusion.cores.tables import TABLE_ORDER, activation_table
 
 SEGMENTS = 256
@@ -35,6 +36,8 @@ class Activation(LiteXModule):
     ----------
     ce : list of three 1-bit signals
         Enables of the three stages: ``ce[0]`` while ``v`` is valid, ``ce[1]`` and ``ce[2]`` one and two cycles later.
+    lut : bool
+        Interpolate with multipliers of logic cells.
 
     Attributes
     ----------
@@ -43,7 +46,7 @@ class Activation(LiteXModule):
     w : out, list of n_lanes signed 16-bit registers, 3 cycles after ``v``
     """
 
-    def __init__(self, n_lanes, ce):
+    def __init__(self, n_lanes, ce, lut=False):
         self.act = Signal(3)
         self.v = [Signal((16, True), name=f"act_v_{i}") for i in range(n_lanes)]
         self.w = vector((16, True), n_lanes, "act_w")
@@ -75,7 +78,7 @@ class Activation(LiteXModule):
                 Cat(value, slope).eq(port.dat_r),
             ]
             stages[0] += [v1[i].eq(v), f1[i].eq(v[:8])]
-            stages[1] += [If(table, b2[i].eq(value), g2[i].eq(slope * f1[i])).Else(
+            stages[1] += [If(table, b2[i].eq(value), g2[i].eq(multiplier(self, slope, f1[i], lut))).Else(
                 b2[i].eq(Mux((self.act == ACT["RELU"]) & v1[i][15], 0, v1[i])), g2[i].eq(0))]
             stages[2] += [self.w[i].eq(b2[i] + ((g2[i] + 128) >> 8))]
         self.sync += [If(enable, *stage) for enable, stage in reversed([*zip(ce, stages)])]

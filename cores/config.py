@@ -25,6 +25,7 @@ class EngineConfig:
     queue_depth: int = 4       # descriptors waiting in each queue
     dma_depth: int = 64        # DRAM words in flight in LOAD
     dram_bytes: int = 8        # peak of the board's DRAM, bytes a system clock (for rooflines only)
+    lut_multipliers: bool = False   # logic cells multiply outside the array and the requantisation; same results
     name: str = "ecpix5"       # preset
 
     def __post_init__(self):
@@ -61,7 +62,8 @@ class EngineConfig:
     @property
     def hash(self):
         """32-bit identity of what a program depends on, instruction set included; stored in .ldp files and in a CSR."""
-        facts = {"isa": isa.identity()} | {k: v for k, v in asdict(self).items() if k not in ("name", "queue_depth", "dma_depth", "dram_bytes")}
+        unseen = ("name", "queue_depth", "dma_depth", "dram_bytes", "lut_multipliers")
+        facts = {"isa": isa.identity()} | {k: v for k, v in asdict(self).items() if k not in unseen}
         return int.from_bytes(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()[:4], "little")
 
 

@@ -36,6 +36,7 @@ class Core(LiteXModule):
     progress        something moved in this cycle (for the watchdog)
     reads, write    DRAM words received and written in this cycle
     completed       record of the last completed descriptor
+    added_index     index of the one whose tokens were counted a cycle ago
     """
 
     def __init__(self, config, regs, fetch_port, load_port, store_port):
@@ -98,6 +99,8 @@ class Core(LiteXModule):
         """Descriptors to the queues, tokens, and the completed descriptors to the trace."""
         tokens, trace = self.tokens, self.trace
         self.completed = Record(self.queues[0].record.layout)
+        self.added_index = Signal(16)
+        self.sync += self.added_index.eq(self.completed.index)
         self.comb += [tokens.clear.eq(self.clear), tokens.halt.eq(self.halt), trace.clear.eq(self.clear),
                       trace.time.eq(self.time), self.fetch.start.eq(self.start), self.fetch.halt.eq(self.halt)]
         for q, (queue, source) in enumerate(zip(self.queues, self.fetch.sources)):

@@ -11,7 +11,10 @@ FETCH = len(isa.QUEUES)     # number of the fetcher where a queue is named
 
 
 class Counters(LiteXModule):
-    """32-bit counters: ``causes`` maps a register name to the signal that is added each cycle while ``enable``."""
+    """32-bit counters: ``causes`` maps a register name to the signal that is added each cycle while ``enable``.
+
+    Signals are counted a cycle late, the constant 1 at once: ``done`` comes from deep inside the units.
+    """
 
     def __init__(self, causes):
         self.clear, self.enable = Signal(), Signal()
@@ -19,9 +22,14 @@ class Counters(LiteXModule):
 
         # # #
 
+        enabled = Signal()
+        self.sync += enabled.eq(self.enable)
         for name, cause in causes.items():
-            value = self.values[name]
-            self.sync += If(self.clear, value.eq(0)).Elif(self.enable, value.eq(value + cause))
+            value, enable, late = self.values[name], self.enable, cause
+            if not isinstance(cause, int):
+                enable, late = enabled, Signal(2, name=f"{name}_late", reset_less=True)
+                self.sync += late.eq(cause)
+            self.sync += If(self.clear, value.eq(0)).Elif(enable, value.eq(value + late))
 
 
 class Watchdog(LiteXModule):
@@ -43,7 +51,9 @@ class Watchdog(LiteXModule):
         turn = Signal(max=len(queues))
         found = Signal()
         stuck, index, token = Signal(), Signal(16), Signal(5)
-        self.sync += If(~self.enable | self.progress, silence.eq(0)).Elif(silence != self.limit, silence.eq(silence + 1))
+        moved = Signal()        # a cycle late: every unit's state is in ``progress``
+        self.sync += moved.eq(self.progress)
+        self.sync += If(~self.enable | moved, silence.eq(0)).Elif(silence != self.limit, silence.eq(silence + 1))
         self.comb += Case(turn, {q: [
             stuck.eq(queue.oldest | (queue.waits.valid & queue.blocked)),
             index.eq(Mux(queue.oldest, queue.oldest_index, queue.source.index)),

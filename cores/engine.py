@@ -63,7 +63,7 @@ class Engine(LiteXModule):
         sources = [(q.error, q.error_code, k, q.error_index, NO_TOKEN) for k, q in enumerate(core.queues)]
         sources += [
             (core.fetch.error, core.fetch.error_code, FETCH, core.fetch.position, NO_TOKEN),
-            (tokens.overflow, isa.ERROR_CODE["TOKEN_OVERFLOW"], tokens.overflow_queue, core.completed.index,
+            (tokens.overflow, isa.ERROR_CODE["TOKEN_OVERFLOW"], tokens.overflow_queue, core.added_index,
              tokens.overflow_token),
             (watchdog.error, isa.ERROR_CODE["WATCHDOG"], watchdog.queue, watchdog.index, watchdog.token),
         ]
@@ -85,27 +85,32 @@ class Engine(LiteXModule):
         regs, core = self.regs, self.core
         done, error = Signal(), Signal()
         wanted = Signal()       # a reset was asked for
+        # ``running``, ``halt`` and ``reset`` are 1 in RUN, in HALT and HALTED, in RESET: registers, because they go far.
+        reset = Signal()
+        enter_halt = [NextValue(self.running, 0), NextValue(self.halt, 1), NextState("HALT")]
+        enter_reset = [NextValue(self.halt, 0), NextValue(reset, 1), NextState("RESET")]
         self.fsm = fsm = FSM(reset_state="IDLE")
         self.comb += [
-            self.running.eq(fsm.ongoing("RUN")), self.halt.eq(fsm.ongoing("HALT") | fsm.ongoing("HALTED")),
-            core.reset.eq(fsm.ongoing("RESET")), self.watchdog.reset.eq(fsm.ongoing("RESET")),
+            core.reset.eq(reset), self.watchdog.reset.eq(reset),
             regs.status.eq(Cat(~(fsm.ongoing("IDLE") | fsm.ongoing("HALTED")), done, error, fsm.ongoing("HALTED"))),
         ]
         fsm.act("IDLE",
             NextValue(wanted, 0),
-            If(regs.start, self.clear.eq(1), core.start.eq(1), NextValue(done, 0), NextState("RUN")),
+            If(regs.start,
+                self.clear.eq(1), core.start.eq(1), NextValue(done, 0), NextValue(self.running, 1), NextState("RUN"),
+            ),
         )
         fsm.act("RUN",
-            If(self.failed, NextValue(error, 1), NextState("HALT"))
-            .Elif(regs.reset, NextValue(wanted, 1), NextState("HALT"))
-            .Elif(core.fetch.done, NextValue(done, 1), self.irq.eq(1), NextState("IDLE")),
+            If(self.failed, NextValue(error, 1), *enter_halt)
+            .Elif(regs.reset, NextValue(wanted, 1), *enter_halt)
+            .Elif(core.fetch.done, NextValue(done, 1), self.irq.eq(1), NextValue(self.running, 0), NextState("IDLE")),
         )
         fsm.act("HALT",
             If(regs.reset, NextValue(wanted, 1)),
-            If(core.drained, If(wanted | regs.reset, NextState("RESET")).Else(self.irq.eq(1), NextState("HALTED"))),
+            If(core.drained, If(wanted | regs.reset, *enter_reset).Else(self.irq.eq(1), NextState("HALTED"))),
         )
-        fsm.act("HALTED", If(regs.reset, NextState("RESET")))
-        fsm.act("RESET", NextValue(error, 0), NextState("IDLE"))
+        fsm.act("HALTED", If(regs.reset, *enter_reset))
+        fsm.act("RESET", NextValue(error, 0), NextValue(reset, 0), NextState("IDLE"))
 
     def add_counters(self):
         """Counters by cause, and the registers that show the queues' states."""

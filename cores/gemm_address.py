@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from migen import *
 
 from litediffusion.cores.isa import FIELDS
+from litediffusion.cores.multiply import multiplier
 from litediffusion.cores.ports import DescriptorSink, descriptor_fields
 
 WEIGHT_BITS = 18        # a multiplier's operand: an int8, or two int4 as hi * 2^LOW_BITS + lo
@@ -92,8 +93,9 @@ class TileFetcher(Module):
         self.lane    = Signal(max=config.n_lanes)
         self.advance = Signal()
         self.walk    = registers(WALK_FIELDS)
-        self.count   = {name: Signal(BITS[name], name=f"count_{name}", reset_less=True) for name in LOOPS}
-        self.end     = {name: Signal(name=f"end_{name}") for name in LOOPS}
+        # Iterations after this one; that there are none is a register too, because much depends on it.
+        self.left    = {name: Signal(BITS[name], name=f"left_{name}", reset_less=True) for name in LOOPS}
+        self.end     = {name: Signal(name=f"end_{name}", reset_less=True) for name in LOOPS}
         self.current = Record(tile_layout(), name="current", reset_less=True)   # the tile of the address stage
         self.word    = Signal(16, reset_less=True)      # its first WBUF word
         self.group   = Signal(16, reset_less=True)      # first WBUF word of its group
@@ -119,39 +121,43 @@ class TileFetcher(Module):
         return [
             *[getattr(self.walk, name).eq(getattr(d, name)) for name in WALK_FIELDS],
             *[getattr(t, name).eq(getattr(d, name)) for name in PIXEL_FIELDS],
-            *[count.eq(0) for count in self.count.values()],
+            *[self.first(name, d) for name in LOOPS],
             t.x.eq(d.x), t.iy.eq(sign_extend(d.y0, COORD_BITS)), t.ix.eq(sign_extend(d.x0, COORD_BITS)),
             t.entry.eq(d.acc), t.overwrite.eq(~d.accumulate),
             self.word.eq(d.wt), self.group.eq(d.wt),
         ]
 
+    def first(self, name, counts):
+        """Statements that put a loop at its first iteration."""
+        count = getattr(counts, name)
+        return [self.left[name].eq(count - 1), self.end[name].eq(count == 1)]
+
     def next_tile(self):
         """Statements that move on to the next tile: kx fastest, then ky, kb, g."""
         w, t, end = self.walk, self.current, self.end
-        advance = {name: count.eq(count + 1) for name, count in self.count.items()}
-        restart = {name: count.eq(0) for name, count in self.count.items()}
+        advance = {name: [left.eq(left - 1), end[name].eq(left == 1)] for name, left in self.left.items()}
+        restart = {name: self.first(name, w) for name in LOOPS}
         group = [
-            advance["ng"], restart["nkb"], t.x.eq(w.x), t.entry.eq(t.entry + w.ags), t.overwrite.eq(~w.accumulate),
+            *advance["ng"], *restart["nkb"], t.x.eq(w.x), t.entry.eq(t.entry + w.ags), t.overwrite.eq(~w.accumulate),
             self.word.eq(self.group + w.wgs), self.group.eq(self.group + w.wgs),
         ]
         block = [
-            restart["nky"], t.iy.eq(sign_extend(w.y0, COORD_BITS)),
-            If(end["nkb"], *group).Else(advance["nkb"], t.x.eq(t.x + w.xk)),
+            *restart["nky"], t.iy.eq(sign_extend(w.y0, COORD_BITS)),
+            If(end["nkb"], *group).Else(*advance["nkb"], t.x.eq(t.x + w.xk)),
         ]
         row = [
-            restart["nkx"], t.ix.eq(sign_extend(w.x0, COORD_BITS)),
-            If(end["nky"], *block).Else(advance["nky"], t.iy.eq(t.iy + 1)),
+            *restart["nkx"], t.ix.eq(sign_extend(w.x0, COORD_BITS)),
+            If(end["nky"], *block).Else(*advance["nky"], t.iy.eq(t.iy + 1)),
         ]
         return [
             self.word.eq(self.word + w.wts), t.overwrite.eq(0),
-            If(end["nkx"], *row).Else(advance["nkx"], t.ix.eq(t.ix + 1)),
+            If(end["nkx"], *row).Else(*advance["nkx"], t.ix.eq(t.ix + 1)),
         ]
 
     def add_limits(self):
         """Ends of the loops; a tile with a word outside WBUF is an error."""
         last_word = Signal(17)
         self.comb += [
-            *[self.end[name].eq(self.count[name] == getattr(self.walk, name) - 1) for name in LOOPS],
             self.current.last.eq(self.end["nkx"] & self.end["nky"] & self.end["nkb"] & self.end["ng"]),
             last_word.eq(self.word + (self.config.n_lanes - 1)),
             self.current.error.eq(last_word >= self.config.wbuf_words),
@@ -217,20 +223,20 @@ class PixelWalker(Module):
         self.start  = Signal(reset_less=True)
         self.pixel  = Record(tile_layout(), name="pixel", reset_less=True)      # iy, ix and entry move
         self.ix0    = Signal((COORD_BITS, True), reset_less=True)
-        self.oy, self.ox = Signal(12, reset_less=True), Signal(12, reset_less=True)
-        self.end_x, self.end_y = Signal(), Signal()
+        left_x, left_y = Signal(12, reset_less=True), Signal(12, reset_less=True)   # after this column, this row
+        self.end_x, self.end_y = Signal(reset_less=True), Signal(reset_less=True)   # none: registers, much depends on them
         p, step = self.pixel, Mux(self.pixel.stride2, 2, 1)
-        next_row = [self.ox.eq(0), p.ix.eq(self.ix0), self.oy.eq(self.oy + 1), p.iy.eq(p.iy + step)]
+        row = lambda tile: [left_x.eq(tile.nox - 1), self.end_x.eq(tile.nox == 1)]
+        next_row = [*row(p), p.ix.eq(self.ix0), left_y.eq(left_y - 1), self.end_y.eq(left_y == 1), p.iy.eq(p.iy + step)]
         self.comb += [
-            self.end_x.eq(self.ox == p.nox - 1), self.end_y.eq(self.oy == p.noy - 1),
             self.take.eq(self.tile_ready & ~self.reuse() & (~self.valid | (self.end_x & self.end_y))),
         ]
         self.sync += [
             self.start.eq(0), p.entry.eq(p.entry + 1),
-            If(self.end_x, *next_row).Else(self.ox.eq(self.ox + 1), p.ix.eq(p.ix + step)),
+            If(self.end_x, *next_row).Else(left_x.eq(left_x - 1), self.end_x.eq(left_x == 1), p.ix.eq(p.ix + step)),
             If(self.end_x & self.end_y, self.valid.eq(0)),
-            If(self.take, self.valid.eq(1), self.start.eq(1), self.ox.eq(0), self.oy.eq(0),
-                self.ix0.eq(self.tile.ix), p.eq(self.tile)),
+            If(self.take, self.valid.eq(1), self.start.eq(1), *row(self.tile), left_y.eq(self.tile.noy - 1),
+                self.end_y.eq(self.tile.noy == 1), self.ix0.eq(self.tile.ix), p.eq(self.tile)),
         ]
         self.add_address()
 
@@ -259,13 +265,14 @@ class PixelWalker(Module):
         starts = [Signal(name=f"start{i}") for i in range(2)] + [self.swap]
         inside = [Signal(name=f"inside{i}", reset_less=True) for i in range(2)] + [self.inside]
         xus    = [Signal(name=f"xu{i}", reset_less=True) for i in range(2)] + [self.xu]
-        spm_error = Signal()
+        spm_error, line = Signal(), Signal((13, True))
         self.comb += [
-            self.adr.eq(address),
+            line.eq((p.iy >> p.up)[:12]), self.adr.eq(address),
             spm_error.eq(inside[1] & (address >= config.spm_words)),
         ]
         self.sync += [
-            row.eq((p.iy >> p.up)[:12] * p.xw), column.eq(p.x + (p.ix >> p.up)), address.eq(row + column),
+            row.eq(multiplier(self, line, p.xw, config.lut_multipliers)), column.eq(p.x + (p.ix >> p.up)),
+            address.eq(row + column),
             inside[0].eq((p.iy >= 0) & (p.iy < p.h) & (p.ix >= 0) & (p.ix < p.w)),
             macs[0].valid.eq(self.valid), starts[0].eq(self.valid & self.start), xus[0].eq(p.xu),
             macs[0].entry.eq(p.entry), macs[0].overwrite.eq(p.overwrite), macs[0].w4.eq(p.w4),

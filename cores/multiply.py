@@ -52,7 +52,7 @@ class _Tree(LiteXModule):
         else:
             carried = Signal(min(max(len(low) - split, len(high)) + 1, bits - above))
             self.comb += carried.eq(low[split:] + high)
-            total = Cat(low[:split], carried)
+            total = Cat(low[:split], carried) if split else carried
         value = Signal(len(total))
         self.comb += value.eq(total)
         return shift, value
@@ -111,3 +111,21 @@ class Square(_Tree):
         self.place(rows, n, s)
         self.place(rows, 2 * n - 2, s)
         self.comb += self.p.eq(self.total(rows, bits))
+
+
+def multiplier(module, a, b, lut):
+    """Expression a * b; with ``lut`` a Product, a submodule of ``module``."""
+    if not lut:
+        return a * b
+    product = Product(a, b)
+    module.submodules += product
+    return product.p
+
+
+def square(module, x, lut):
+    """Expression x * x; with ``lut`` a Square, a submodule of ``module``."""
+    if not lut:
+        return x * x
+    result = Square(x)
+    module.submodules += result
+    return result.p

@@ -5,6 +5,7 @@ from migen import *
 from litex.gen import LiteXModule
 
 from litediffusion.cores import isa
+from litediffusion.cores.memory import block_ram
 
 
 class ParamMemory(LiteXModule):
@@ -30,8 +31,8 @@ class ParamMemory(LiteXModule):
         self.comb += chain
         select = log2_int(quarters)
         for quarter in range(quarters):
-            memory = Memory(config.word_bits, config.param_words, name=f"param{quarter}")
-            read, write = memory.get_port(), memory.get_port(write_capable=True)
+            memory = block_ram(config.word_bits, config.param_words, name=f"param{quarter}")
+            read, write = memory.get_port(mode=READ_FIRST), memory.get_port(write_capable=True, mode=READ_FIRST)
             self.specials += memory, read, write
             part = slice(quarter * config.word_bits, (quarter + 1) * config.word_bits)
             self.comb += [

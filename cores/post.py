@@ -25,6 +25,7 @@ from litex.gen import LiteXModule
 from litediffusion.cores import isa
 from litediffusion.cores.arith import outside, vector
 from litediffusion.cores.isa import DST, OUT, ROP, SRC
+from litediffusion.cores.multiply import square
 from litediffusion.cores.ports import DescriptorSink, MemoryPort
 from litediffusion.cores.post_address import AffineAddress, Loops
 from litediffusion.cores.post_lanes import OUT_BITS, OUT_STAGE, PostLanes
@@ -116,23 +117,32 @@ class Post(LiteXModule):
         self.r = AffineAddress(loops, d.r, (d.rs0, d.rs1, d.rs2), "r")
         self.out = AffineAddress(loops, d.d, (d.ds0, d.ds1, d.ds2), "d")
         self.p = AffineAddress(loops, d.p, (d.ps0, d.ps1, d.ps2), "p")
-        self.row_record = self.add_record("row", d.row, c.row_words, self.row_end)
-        stat_record = self.add_record("stat", d.stat_rec, c.stat_words, loops.end2)
-        wbuf = d.dst == DST["WBUF"]
-        self.comb += self.bad.eq(
-            Mux(self.reads_acc, outside(self.a.address, 2 * c.acc_words), outside(self.a.address, 2 * c.spm_words))
-            | (self.reads_operand & outside(self.r.address, 2 * c.spm_words))
-            | (self.writes & Mux(wbuf, outside(self.out.address, 2 * c.wbuf_words),
-                                 outside(self.out.address, 2 * c.spm_words)))
-            | (~d.rowmax & outside(self.p.address, c.param_words))
-            | outside(self.row_record, c.row_words)
-            | (d.stat & ~d.rowmax & outside(stat_record, c.stat_words)))
+        self.row_record, next_row = self.add_record("row", d.row, c.row_words, self.row_end)
+        _, next_stat = self.add_record("stat", d.stat_rec, c.stat_words, loops.end2)
+        # Known when the addresses are: a register too, because every grant depends on it.
+        self.sync += If(self.load, self.bad.eq(self.beyond(d.a, d.r, d.d, d.p, d.row, d.stat_rec))
+        ).Elif(loops.step, self.bad.eq(self.beyond(self.a.following, self.r.following, self.out.following,
+                                                   self.p.following, next_row, next_stat)))
+
+    def beyond(self, a, r, out, p, row, stat):
+        """Expression: an element with these addresses and records lies outside a memory that it uses."""
+        c, d = self.config, self.d
+        return (
+            Mux(self.reads_acc, outside(a, 2 * c.acc_words), outside(a, 2 * c.spm_words))
+            | (self.reads_operand & outside(r, 2 * c.spm_words))
+            | (self.writes & Mux(d.dst == DST["WBUF"], outside(out, 2 * c.wbuf_words), outside(out, 2 * c.spm_words)))
+            | (~d.rowmax & outside(p, c.param_words))
+            | outside(row, c.row_words)
+            | (d.stat & ~d.rowmax & outside(stat, c.stat_words)))
 
     def add_record(self, name, first, words, end):
-        """Number of a record that moves on at every ``end``; one bit more than needed, so that leaving is seen."""
-        record = Signal(max(len(first), log2_int(words)) + 1, name=f"{name}_record")
-        self.sync += If(self.load, record.eq(first)).Elif(self.loops.step & end, record.eq(record + 1))
-        return record
+        """Number of a record that moves on at every ``end``, and the next one; one bit more than needed, so that
+        leaving is seen."""
+        bits = max(len(first), log2_int(words)) + 1
+        record, following = Signal(bits, name=f"{name}_record"), Signal(bits, name=f"{name}_following")
+        self.comb += following.eq(record + end)
+        self.sync += If(self.load, record.eq(first)).Elif(self.loops.step, record.eq(following))
+        return record, following
 
     def add_issue(self):
         """Grant bookkeeping: an element is issued in the cycle in which its last read is granted."""
@@ -180,7 +190,7 @@ class Post(LiteXModule):
             self.sync += delayed.eq(Cat(value, delayed))
             self.flag[name] = [value] + [delayed[k] for k in range(OUT_STAGE + 1)]
         self.pipe = pipe
-        self.lanes = lanes = PostLanes(self.config.n_lanes, self.stage)
+        self.lanes = lanes = PostLanes(self.config.n_lanes, self.stage, self.config.lut_multipliers)
         self.comb += [
             lanes.operand.eq(d.rop != ROP["NONE"]), lanes.mul.eq(d.rop == ROP["MUL"]),
             lanes.act.eq(d.act), lanes.out_type.eq(d.out),
@@ -244,12 +254,15 @@ class Post(LiteXModule):
         """Stage 18: squares; then sums by channel and by row."""
         d, out, last = self.d, self.lanes.out, OUT_STAGE + 1
         values, squares = vector((OUT_BITS, True), len(out), "o19"), vector((32, True), len(out), "q19")
+        narrow = [Signal((16, True), name=f"o18_{i}") for i in range(len(out))]     # int16 and uint8 fit
+        self.comb += [n.eq(o) for n, o in zip(narrow, out)]
+        products = [square(self, n, self.config.lut_multipliers) for n in narrow]
         valid = self.summed = Signal()
         take = Signal()
         self.comb += take.eq(self.stage[OUT_STAGE] & (d.stat | d.rowsum | d.rowstat))
         self.sync += [
             valid.eq(take),
-            If(take, *[v.eq(o) for v, o in zip(values, out)], *[q.eq(o * o) for q, o in zip(squares, out)]),
+            If(take, *[v.eq(o) for v, o in zip(values, out)], *[q.eq(p) for q, p in zip(squares, products)]),
         ]
         self.channel_sums = sums = ChannelSums(values, squares, self.stat)
         self.comb += [

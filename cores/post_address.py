@@ -33,18 +33,22 @@ class Loops(LiteXModule):
         left0 = Signal(bits)
         left1 = Signal(bits)
         left2 = Signal(bits)
+        last0 = Signal()        # left0 == 0, and so on: registers, because much depends on them
+        last1 = Signal()
+        last2 = Signal()
         self.comb += [
-            self.end2.eq(left2 == 0),
-            self.end1.eq(self.end2 & (left1 == 0)),
-            self.end0.eq(self.end1 & (left0 == 0)),
+            self.end2.eq(last2),
+            self.end1.eq(last2 & last1),
+            self.end0.eq(last2 & last1 & last0),
         ]
         self.sync += [
             If(self.load,
                 left0.eq(self.n0 - 1), left1.eq(self.n1 - 1), left2.eq(self.n2 - 1),
+                last0.eq(self.n0 == 1), last1.eq(self.n1 == 1), last2.eq(self.n2 == 1),
             ).Elif(self.step,
-                left2.eq(left2 - 1),
-                If(self.end2, left2.eq(self.n2 - 1), left1.eq(left1 - 1)),
-                If(self.end1, left1.eq(self.n1 - 1), left0.eq(left0 - 1)),
+                left2.eq(left2 - 1), last2.eq(left2 == 1),
+                If(self.end2, left2.eq(self.n2 - 1), last2.eq(self.n2 == 1), left1.eq(left1 - 1), last1.eq(left1 == 1)),
+                If(self.end1, left1.eq(self.n1 - 1), last1.eq(self.n1 == 1), left0.eq(left0 - 1), last0.eq(left0 == 1)),
             )
         ]
 
@@ -52,19 +56,20 @@ class Loops(LiteXModule):
 class AffineAddress(LiteXModule):
     """address = base + i0*stride0 + i1*stride1 + i2*stride2 modulo 2^bits, with one adder.
 
-    ``loops`` (Loops) moves it. ``address`` is a register.
+    ``loops`` (Loops) moves it. ``address`` is a register, ``following`` its value after the next step.
     """
 
     def __init__(self, loops, base, strides, name):
         bits = len(base)
         self.address = Signal(bits, name=f"{name}_address")
+        self.following = following = Signal(bits, name=f"{name}_following")
 
         # # #
 
         stride0, stride1, stride2 = strides
         start0 = Signal(bits, name=f"{name}_start0")
         start1 = Signal(bits, name=f"{name}_start1")
-        here, stride, following = (Signal(bits, name=f"{name}_{what}") for what in ("here", "stride", "following"))
+        here, stride = Signal(bits, name=f"{name}_here"), Signal(bits, name=f"{name}_stride")
         self.comb += [
             here.eq(self.address), stride.eq(stride2),
             If(loops.end2, here.eq(start1), stride.eq(stride1)),

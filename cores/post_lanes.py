@@ -30,6 +30,7 @@ from litex.gen import LiteXModule
 from litediffusion.cores.activation import Activation
 from litediffusion.cores.arith import SHIFT_BITS, clamp_shift, saturate, saturate_unsigned, shift_stage, vector
 from litediffusion.cores.isa import OUT
+from litediffusion.cores.multiply import multiplier
 
 OUT_STAGE = 18
 OUT_BITS = 17       # int16 and uint8 as one signed type
@@ -86,6 +87,7 @@ class PostLanes(LiteXModule):
     ----------
     n_lanes : int
     ce : 1-bit signal for each stage; ce[k]: an element is in stage k
+    lut : bool, only a*m uses multiplier blocks, the other products are made of logic cells
 
     Attributes
     ----------
@@ -100,7 +102,7 @@ class PostLanes(LiteXModule):
     out : out, list of signed 17-bit registers (stage 18)
     """
 
-    def __init__(self, n_lanes, ce):
+    def __init__(self, n_lanes, ce, lut=False):
         self.a = [Signal((32, True), name=f"a1_{i}") for i in range(n_lanes)]
         self.r = [Signal((8, True), name=f"r1_{i}") for i in range(n_lanes)]
         self.m = [Signal((16, True), name=f"m1_{i}") for i in range(n_lanes)]
@@ -115,9 +117,10 @@ class PostLanes(LiteXModule):
         # # #
 
         self.n_lanes = n_lanes
+        self.lut = lut
         self.stages = {k: [] for k in range(1, OUT_STAGE)}
         self.scalars = PostScalars(ce)
-        self.activation = Activation(n_lanes, ce[11:14])
+        self.activation = Activation(n_lanes, ce[11:14], lut)
         self.comb += self.activation.act.eq(self.act)
         x7, f7, r7 = self.add_requantise()
         self.add_operand(x7, f7, r7)
@@ -157,7 +160,7 @@ class PostLanes(LiteXModule):
         y9, x9 = vector((25, True), n, "y9"), vector((25, True), n, "x9")
         u10, v11 = vector((26, True), n, "u10"), vector((16, True), n, "v11")
         for i in range(n):
-            self.stages[7] += [p8[i].eq(f7[i] * r7[i]), x8[i].eq(x7[i])]
+            self.stages[7] += [p8[i].eq(multiplier(self, f7[i], r7[i], self.lut)), x8[i].eq(x7[i])]
             self.stages[8] += [y9[i].eq(shift_stage(p8[i], s.rshift8)), x9[i].eq(Cat(1, x8[i]))]
             self.stages[9] += [u10[i].eq((y9[i] + x9[i]) >> 1)]
             self.stages[10] += [saturate(v11[i], u10[i], 16)]
@@ -168,7 +171,7 @@ class PostLanes(LiteXModule):
         n, s = self.n_lanes, self.scalars
         p15, y16, q17 = vector((32, True), n, "p15"), vector((33, True), n, "y16"), vector((33, True), n, "q17")
         for i in range(n):
-            self.stages[14] += [p15[i].eq(w14[i] * s.omult14)]
+            self.stages[14] += [p15[i].eq(multiplier(self, w14[i], s.omult14, self.lut))]
             self.stages[15] += [y16[i].eq(shift_stage(p15[i], s.oshift15))]
             self.stages[16] += [q17[i].eq((y16[i] + 1) >> 1)]
             self.stages[17] += [Case(self.out_type, {

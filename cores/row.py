@@ -4,7 +4,8 @@ Both units work through a client port (``StatPort``, ``RowPort``); the memory's 
 it while ``select`` is 1. At most one client is selected at a time (one unit of the POST queue is active).
 
     read    r_adr in cycle t, the record's fields in cycle t + 1
-    write   w_adr with an enable in cycle t, visible to a read of cycle t + 1 (a read in cycle t sees the old value)
+    write   w_adr with an enable in cycle t, visible to a read of cycle t + 1 (a read of the record in cycle t is undefined:
+            neither unit uses it)
 
 One read and one write a cycle, no stalls.
 """
@@ -12,6 +13,8 @@ One read and one write a cycle, no stalls.
 from migen import *
 
 from litex.gen import LiteXModule
+
+from litediffusion.cores.memory import block_ram
 
 SUM_BITS = 24       # sum of up to 65536 int8 values
 SQUARES_BITS = 32   # sum of their squares
@@ -61,7 +64,7 @@ class _SharedMemory(LiteXModule):
     def _add_memory(self, name, depth, fields, we):
         """One block of memory that holds ``fields`` side by side, written together."""
         written = [getattr(self.port, f"w_{f}") for f in fields]
-        memory = Memory(sum(len(s) for s in written), depth, name=name)
+        memory = block_ram(sum(len(s) for s in written), depth, name=name)
         read, write = memory.get_port(mode=READ_FIRST), memory.get_port(write_capable=True, mode=READ_FIRST)
         self.specials += memory, read, write
         self.comb += [read.adr.eq(self.port.r_adr), Cat(*[getattr(self.port, f"r_{f}") for f in fields]).eq(read.dat_r),

@@ -45,7 +45,7 @@ class Update(LiteXModule):
         self.valid, self.slot, self.last = Signal(), Signal(max=SLOTS), Signal()
         self.values = {name: Signal((STATE_BITS, True), name=f"value_{name}") for name in SOURCES + ["z"]}
         self.guidance = Signal((A_BITS, True))
-        self.coefs = {name: Signal((A_BITS, True), name=f"coef_{name}") for name in isa.SAMPLE_COEFS}
+        self.coefs = {name: Signal((A_BITS, True), name=f"coef_{name}", reset_less=True) for name in isa.SAMPLE_COEFS}
         self.wide, self.out = Signal(), Signal()
         self.next_x, self.prediction = Signal((STATE_BITS, True)), Signal((STATE_BITS, True))
 
@@ -180,13 +180,13 @@ class Sampler(LiteXModule):
         fsm.act("STOPPED")
 
     def add_coefficients(self):
-        """Coefficients straight from the record memory; what need not be read or drawn."""
+        """Coefficients from the record memory through a register; what need not be read or drawn."""
         update, n = self.update, self.config.n_lanes
         mult, offset = (f.bits for f in isa.PARAM_LANES)
         self.use, self.noisy = Signal(len(SOURCES)), Signal()
         self.comb += [self.param_adr.eq(self.d.p), update.guidance.eq(self.guidance)]
-        for i, name in enumerate(isa.SAMPLE_COEFS):
-            self.comb += update.coefs[name].eq(self.param_dat[n * mult + i * offset:n * mult + (i + 1) * offset])
+        for i, name in enumerate(isa.SAMPLE_COEFS):     # there since the third of the six cycles of CHECK
+            self.sync += update.coefs[name].eq(self.param_dat[n * mult + i * offset:n * mult + (i + 1) * offset])
         used = {"u": self.guidance != 1 << GUIDANCE_FRACTION, "m": update.coefs["d"] != 0}
         self.sync += If(self.prepare,
             self.use.eq(Cat(*[used.get(name, C(1, 1)) for name in SOURCES])),

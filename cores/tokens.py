@@ -38,7 +38,7 @@ class Tokens(LiteXModule):
     blocked[q], blocked_token[q]
                 the head was looked at and waits for this counter (NO_TOKEN: none)
     overflow, overflow_queue, overflow_token
-                pulse: a counter would exceed isa.TOKEN_LIMIT
+                pulse, in the cycle after the add: a counter exceeded isa.TOKEN_LIMIT
     halt        no more grants and adds
     Latency: an add counts after 2 cycles; a head that can go is granted within 2 to 6 cycles and one more for each add.
     """
@@ -105,13 +105,12 @@ class Tokens(LiteXModule):
         overflows = []
         for t, counter in enumerate(self.counters):
             change = reduce(add, [Mux(self.tokens[i] == t, self.amounts[i], 0) for i in range(SLOTS)])
-            amount, total, over = Signal(6), Signal(9), Signal()
-            self.comb += [amount.eq(change), total.eq(counter + amount),
+            amount, delta, total, over = Signal(6), Signal((8, True)), Signal(9), Signal()
+            self.comb += [amount.eq(change), delta.eq(Mux(self.adding, amount, -amount)), total.eq(counter + amount),
                           over.eq(self.valid & self.adding & (total > isa.TOKEN_LIMIT))]
             self.sync += [
-                If(self.valid & self.adding, counter.eq(total)),
-                If(self.grant, counter.eq(counter - amount)),
+                If((self.valid & self.adding) | self.grant, counter.eq(counter + delta)),
                 If(self.clear, counter.eq(0)),
             ]
             overflows.append(If(over, self.overflow.eq(1), self.overflow_token.eq(t)))
-        self.comb += [*reversed(overflows), self.overflow_queue.eq(self.queue)]
+        self.sync += [self.overflow.eq(0), *reversed(overflows), self.overflow_queue.eq(self.queue)]

@@ -42,20 +42,23 @@ class Trace(LiteXModule):
         self.fifo = fifo = stream.SyncFIFO([("data", 128)], DEPTH)
         room, written = Signal(), Signal(32 - shift)
         word = Signal(32 - shift + 1)
+        waiting, record = Signal(), Signal(128, reset_less=True)     # a cycle between the queues and the FIFO
         self.comb += [
             word.eq(self.addr[shift:] + written),
             room.eq((self.count < self.size[shift:]) & (self.addr[shift:] + self.count < self.window_size[shift:])),
-            fifo.sink.valid.eq(sink.valid & self.enable & room),
-            fifo.sink.data.eq(Cat(*[self.time if name == "end" else getattr(sink, name) for name, _ in TRACE_FIELDS])),
+            fifo.sink.valid.eq(waiting & room),
+            fifo.sink.data.eq(record),
             sink.ready.eq(1),
             source.valid.eq(fifo.source.valid),
             source.address.eq(self.window_base[shift:] + word),
             source.data.eq(fifo.source.data),
             fifo.source.ready.eq(source.ready),
-            self.active.eq(fifo.source.valid),
+            self.active.eq(waiting | fifo.source.valid),
         ]
         self.sync += [
-            If(sink.valid & self.enable,
+            waiting.eq(sink.valid & self.enable & ~self.clear),
+            record.eq(Cat(*[self.time if name == "end" else getattr(sink, name) for name, _ in TRACE_FIELDS])),
+            If(waiting,
                 If(fifo.sink.ready & room, self.count.eq(self.count + 1)).Else(self.dropped.eq(self.dropped + 1))),
             If(source.valid & source.ready, written.eq(written + 1)),
             If(self.clear, self.count.eq(0), self.dropped.eq(0), written.eq(0)),

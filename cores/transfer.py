@@ -124,7 +124,8 @@ class Transfer(LiteXModule):
         self.run, self.valid = Signal(), Signal()
         self.add_loops(op)
         self.add_check(config)
-        self.buffer = buffer = stream.Buffer(source.description)
+        # Registered both ways: the DRAM crossbar's ready comes late and would enable every counter.
+        self.buffer = buffer = stream.Buffer(source.description, pipe_valid=True, pipe_ready=True)
         self.comb += [
             checked.connect(buffer.sink),
             buffer.source.connect(source),
@@ -137,8 +138,9 @@ class Transfer(LiteXModule):
         desc = Signal(isa.DESC_BITS, reset_less=True)
         d, b = descriptor_fields(desc, op), descriptor_fields(base.desc, op)
         index = Signal(16, reset_less=True)
-        i = [Signal(12, reset_less=True) for _ in range(3)]
-        last = [Signal() for _ in range(3)]
+        # Iterations after this one; that there are none is a register too, because much depends on it.
+        left = [Signal(12, reset_less=True) for _ in range(3)]
+        last = [Signal(reset_less=True) for _ in range(3)]
         position = [Signal((POSITION_BITS, True), reset_less=True) for _ in range(3)]
         chip = [Signal(16, reset_less=True) for _ in range(3)]
         step, done, inside = Signal(), Signal(), Signal(reset=1)
@@ -150,7 +152,8 @@ class Transfer(LiteXModule):
                 first_row.eq(d.y0), first_column.eq(d.x0), base_row.eq(b.y0), base_column.eq(b.x0),
                 inside.eq(~d.pad | ((row >= 0) & (row < d.h) & (column >= 0) & (column < d.w))),
             ]
-        self.comb += [last[k].eq(i[k] == getattr(d, f"n{k}") - 1) for k in range(3)]
+        first = lambda k, counts: [left[k].eq(getattr(counts, f"n{k}") - 1), last[k].eq(getattr(counts, f"n{k}") == 1)]
+        following = lambda k: [left[k].eq(left[k] - 1), last[k].eq(left[k] == 1)]
         self.comb += [
             step.eq(run & (~valid | self.checked.ready)),
             done.eq(step & last[0] & last[1] & last[2]),
@@ -165,18 +168,18 @@ class Transfer(LiteXModule):
                 self.checked.chip.eq(chip[2]), self.checked.mem.eq(d.mem), self.checked.inside.eq(inside),
                 self.checked.end.eq(done), self.stage.index.eq(index), self.stage.position.eq(position[2]),
                 If(~last[2],
-                    i[2].eq(i[2] + 1), position[2].eq(position[2] + 1), chip[2].eq(chip[2] + 1), column.eq(column + 1),
+                    *following(2), position[2].eq(position[2] + 1), chip[2].eq(chip[2] + 1), column.eq(column + 1),
                 ).Elif(~last[1],
-                    i[2].eq(0), i[1].eq(i[1] + 1), row.eq(row + 1), column.eq(first_column),
+                    *first(2, d), *following(1), row.eq(row + 1), column.eq(first_column),
                     position[1].eq(new_row), position[2].eq(new_row), chip[1].eq(chip_row), chip[2].eq(chip_row),
                 ).Elif(~last[0],
-                    i[2].eq(0), i[1].eq(0), i[0].eq(i[0] + 1), row.eq(first_row), column.eq(first_column),
+                    *first(2, d), *first(1, d), *following(0), row.eq(first_row), column.eq(first_column),
                     *[p.eq(new_plane) for p in position], *[c.eq(chip_plane) for c in chip],
                 ).Else(run.eq(0)),
             ),
             If(base.take,
                 run.eq(1), desc.eq(base.desc), index.eq(base.index), row.eq(base_row), column.eq(base_column),
-                *[x.eq(0) for x in i], *[p.eq(base.position) for p in position], *[c.eq(b.addr) for c in chip],
+                *first(0, b), *first(1, b), *first(2, b), *[p.eq(base.position) for p in position], *[c.eq(b.addr) for c in chip],
             ),
             If(self.halt | self.failed, run.eq(0), valid.eq(0)),
         ]

@@ -10,6 +10,7 @@ from litex.soc.interconnect import wishbone
 from litediffusion.cores.config import PRESETS
 from litediffusion.soc import mailbox, memory_map
 from litediffusion.soc.mailbox_control import MailboxControl
+from litediffusion.soc.port_merge import PortMerge
 
 ROM_BYTES = 0x10000
 SRAM_BYTES = 0x4000
@@ -34,50 +35,70 @@ class DiffusionSoC(SoCCore):
     """SoC around one engine. A target supplies platform, clocks (``self.crg``) and PHYs.
 
     platform, sys_clk_freq   as in LiteX
-    sdram_phy, sdram_module  LiteDRAM PHY and module; the native word must be ``config.word_bits`` wide
-    eth_phy                  LiteEth PHY
+    sdram_phy, sdram_module  LiteDRAM PHY and module; a native word narrower than ``config.word_bits`` is slower
+    eth_phy                  LiteEth PHY (None: the host comes through the UART)
     config                   EngineConfig
     main_ram_size            bytes of DRAM on the bus (None: all of it)
+    window_size              bytes of DRAM that the engine may use
     eth_data_width           width of the Ethernet core's data path: 8, or 32 (in the system clock domain)
+    lease_cycles             cycles after which an unrenewed claim lapses (None: mailbox.LEASE_SECONDS)
 
     The CPU is the ``lite`` VexRiscv: no data cache, and no L2 cache follows it, so CPU, host and engine always see the
     same DRAM without a flush. The firmware needs neither: it never touches tensors. It is run from ROM and SRAM.
     """
 
-    def __init__(self, platform, sys_clk_freq, *, sdram_phy, sdram_module, eth_phy, config=PRESETS["ecpix5"],
-                 main_ram_size=None, eth_data_width=8, device_ip=DEVICE_IP, device_mac=DEVICE_MAC,
-                 with_engine=True, ident="litediffusion", **kwargs):
+    def __init__(self, platform, sys_clk_freq, *, sdram_phy, sdram_module, eth_phy=None,
+                 config=PRESETS["ecpix5"], main_ram_size=None, window_size=memory_map.WINDOW_SIZE, eth_data_width=8,
+                 device_ip=DEVICE_IP, device_mac=DEVICE_MAC, lease_cycles=None, with_engine=True, ident="litediffusion", **kwargs):
         SoCCore.__init__(self, platform, sys_clk_freq, ident=f"{ident} {config.name}", cpu_type="vexriscv",
                          cpu_variant="lite", integrated_rom_size=ROM_BYTES, integrated_rom_init=[0x6F],
                          integrated_sram_size=SRAM_BYTES, bus_timeout=BUS_TIMEOUT, timer_uptime=True, **kwargs)
+        self.engine_config, self.window_size = config, window_size
         # liblitedram looks for the CSRs of a PHY to be trained under this name.
         setattr(self, "ddrphy" if sdram_phy.settings.memtype.startswith("DDR") else "sdrphy", sdram_phy)
-        self.ethphy = eth_phy
         self.add_sdram("sdram", phy=sdram_phy, module=sdram_module, size=main_ram_size, l2_cache_size=0)
-        self.add_etherbone(phy=eth_phy, ip_address=device_ip, mac_address=device_mac, udp_port=UDP_PORT,
-                           buffer_depth=ETHERBONE_WORDS, data_width=eth_data_width)
-        record = self.etherbone.record
-        self.etherbone_fix = PacketFIFOFix([record.receiver.fifo, record.sender.fifo])
-        self.add_mailbox()
+        self._check_window()
+        if eth_phy is not None:
+            self.ethphy = eth_phy
+            self.add_network(eth_phy, device_ip, device_mac, eth_data_width)
+        self.add_mailbox(lease_cycles or int(mailbox.LEASE_SECONDS * sys_clk_freq))
         if with_engine:
             self.add_engine(config)
 
-    def add_mailbox(self):
+    def _check_window(self):
+        size = self.bus.regions["main_ram"].size
+        if memory_map.WINDOW_OFFSET + self.window_size > size:
+            raise ValueError(f"a window of {self.window_size:#x} bytes from {memory_map.WINDOW_OFFSET:#x} does not fit in "
+                             f"{size:#x} bytes of DRAM: choose a smaller window_size")
+
+    def add_network(self, phy, ip_address, mac_address, data_width):
+        """Etherbone: the host's way to the bus."""
+        self.add_etherbone(phy=phy, ip_address=ip_address, mac_address=mac_address, udp_port=UDP_PORT,
+                           buffer_depth=ETHERBONE_WORDS, data_width=data_width)
+        record = self.etherbone.record
+        self.etherbone_fix = PacketFIFOFix([record.receiver.fifo, record.sender.fifo])
+
+    def add_mailbox(self, lease_cycles):
         """Mailbox memory (uncached), claim and doorbell."""
         self.mailbox_ram = wishbone.SRAM(mailbox.SIZE)
         region = SoCRegion(origin=memory_map.MAILBOX_BASE, size=mailbox.SIZE, mode="rw", cached=False)
         self.bus.add_slave("mailbox_ram", self.mailbox_ram.bus, region)
-        self.mailbox = MailboxControl()
+        self.mailbox = MailboxControl(lease_cycles)
         self.irq.add("mailbox")
 
     def add_engine(self, config):
-        """The engine on three native DRAM ports, its registers and its interrupt."""
+        """The engine on three native DRAM ports, or on one through a converter, its registers and its interrupt."""
         from litediffusion.cores.engine import Engine
 
         crossbar = self.sdram.crossbar
-        ports = [crossbar.get_port(mode=mode) for mode in ("read", "read", "write")]
-        if ports[0].data_width != config.word_bits:
-            raise ValueError(f"the DRAM's native word has {ports[0].data_width} bits, the engine's {config.word_bits}: "
+        native = crossbar.controller.data_width
+        if native == config.word_bits:
+            ports = [crossbar.get_port(mode=mode) for mode in ("read", "read", "write")]
+        elif native < config.word_bits:
+            self.engine_ports = merge = PortMerge(crossbar.get_port(mode="both", data_width=config.word_bits))
+            ports = [*merge.readers, merge.writer]
+        else:
+            raise ValueError(f"the DRAM's native word has {native} bits, the engine's {config.word_bits}: "
                              "choose an EngineConfig whose k_lanes is the DRAM word in bytes")
         self.engine = Engine(config, *ports)
         self.engine.add_csr()

@@ -9,7 +9,8 @@ ABI_VERSION = 1
 MAX_BATCH = 16
 MAX_STEPS = 1000
 TEXT_BYTES = 256
-LEASE_CYCLES = 30_000_000   # a claim that is not renewed for so long lapses (the host is gone)
+LEASE_SECONDS = 15          # a claim that is not renewed for so long lapses (the host is gone)
+LEASE_CYCLES_SIM = 30_000_000   # the same in the simulation, about a minute
 
 COMMANDS = {"NONE": 0, "GENERATE": 1, "RUN": 2, "ABORT": 3, "SELFTEST": 4}
 

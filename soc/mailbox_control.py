@@ -6,8 +6,6 @@ from litex.gen import LiteXModule
 from litex.soc.interconnect.csr import CSRStatus, CSRStorage
 from litex.soc.interconnect.csr_eventmanager import EventManager, EventSourcePulse
 
-from litediffusion.soc.mailbox import LEASE_CYCLES
-
 
 class MailboxControl(LiteXModule):
     """One owner at a time, and a bell for the CPU.
@@ -21,7 +19,7 @@ class MailboxControl(LiteXModule):
     ``doorbell`` raises the event ``ev.doorbell`` (pending until the CPU clears it, an interrupt if enabled).
     """
 
-    def __init__(self, lease_cycles=LEASE_CYCLES):
+    def __init__(self, lease_cycles):
         if not 1 <= lease_cycles < 1 << 32:
             raise ValueError(f"lease_cycles={lease_cycles} must be in 1..2^32-1")
         self._claim = CSRStorage(32, description="Nonce of the host that wants the device; renews its lease.")

@@ -4,4 +4,5 @@ MAIN_RAM_BASE = 0x4000_0000        # LiteX convention
 MAILBOX_BASE = 0x9000_0000         # uncached I/O region of VexRiscv
 WINDOW_OFFSET = 0x0010_0000        # engine window, from the start of the DRAM
 WINDOW_SIZE = 0x0100_0000          # 16 MiB
+SELFTEST_BYTES = 0x1000            # at the window's end, for the firmware's self-test
 WINDOW_BASE = MAIN_RAM_BASE + WINDOW_OFFSET

@@ -8,6 +8,7 @@ import sys
 
 from litex.soc.integration.builder import Builder
 
+from litediffusion.soc import memory_map
 from litediffusion.soc.diffusion_soc import ROM_BYTES
 
 FIRMWARE = Path(__file__).resolve().parent.parent / "firmware"
@@ -60,15 +61,17 @@ class SoCBuilder(Builder):
             os.environ["PATH"] = path
 
 
-def build_firmware(build_dir, preset="ecpix5"):
-    """Compile the firmware for the SoC built in ``build_dir``; returns the Path of firmware.bin.
+def build_firmware(build_dir, preset="ecpix5", window_size=memory_map.WINDOW_SIZE):
+    """Compile the firmware for the SoC built in ``build_dir`` and an engine window of ``window_size`` bytes.
+
+    Returns the Path of firmware.bin.
 
     Raises SoftwareError when the compiler fails or the result does not fit the ROM.
     """
     build_dir = Path(build_dir).resolve()
     out = build_dir / "software" / "firmware"
     command = ["make", "-C", str(FIRMWARE), f"BUILD_DIR={build_dir}", f"OUT={out}", f"PRESET={preset}",
-               f"PYTHON={sys.executable}"]
+               f"WINDOW_SIZE={window_size}", f"PYTHON={sys.executable}"]
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if result.returncode:
         tail = "\n".join(result.stdout.splitlines()[-30:])

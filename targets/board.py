@@ -1,20 +1,44 @@
-"""The skeleton of a board's target: options, software, firmware in the ROM, the open ECP5 tools, the report."""
+"""The skeleton of a board's target: LiteX's options, firmware in the ROM, the tools, the report.
 
+A target is a SoC class with a platform; ``run_target(SoC)`` is its main program.
+"""
+
+from dataclasses import replace
 import os
 from pathlib import Path
-import shutil
-import sys
 
-from litex.build.parser import LiteXArgumentParser
 from litex.soc.integration.soc_core import get_mem_data
 
 from litediffusion.cores.config import PRESETS
+from litediffusion.soc.diffusion_soc import DiffusionSoC
 from litediffusion.soc.software import SoCBuilder, build_firmware
+from litediffusion.targets import ecp5_tools, report
 
-# LiteX's options that DiffusionSoC does not fix; the others are refused when they differ from their default.
-SOC_OPTIONS = ("uart_name", "uart_baudrate", "uart_fifo_depth", "with_uartbone", "with_jtagbone", "jtagbone_chain",
-               "ident", "ident_version")
-ECP5_TOOLS = ("yosys", "nextpnr-ecp5", "ecppack")
+# LiteX's options for a SoC that a board leaves open. DiffusionSoC fixes the others: they are refused when given.
+SOC_OPTIONS = ("uart_name", "uart_baudrate", "uart_fifo_depth", "with_jtagbone", "jtagbone_chain")
+
+
+class BoardSoC(DiffusionSoC):
+    """DiffusionSoC of a board. Subclasses set the attributes and take ``OPTIONS`` as keyword arguments.
+
+    NAME, DESCRIPTION  the target's name and one line for --help
+    PLATFORM           litex-boards' Platform class
+    SYS_CLK_FREQ       default clock
+    OPTIONS            {argument of the class: (default, choices, help)}, on the command line with dashes
+    UART               defaults of SOC_OPTIONS
+    ENGINE             what the board changes in the preset; programs must not notice (EngineConfig.hash)
+    """
+
+    NAME = DESCRIPTION = PLATFORM = SYS_CLK_FREQ = None
+    OPTIONS = {}
+    UART = {}
+    ENGINE = {}
+
+    def __init__(self, platform, sys_clk_freq, uart_name="serial", **kwargs):
+        DiffusionSoC.__init__(self, platform, sys_clk_freq, uart_name=uart_name, **kwargs)
+        if uart_name.startswith("crossover"):
+            # Nobody need read this console: without the flush the firmware would wait for a reader while it boots.
+            self.uart.add_auto_tx_flush(sys_clk_freq)
 
 
 class BoardBuilder(SoCBuilder):
@@ -23,28 +47,71 @@ class BoardBuilder(SoCBuilder):
     def _generate_rom_software(self, compile_bios=True):
         SoCBuilder._generate_rom_software(self, compile_bios)
         if self.compile_software:
-            firmware = build_firmware(self.output_dir, self.soc.config.name)
+            firmware = build_firmware(self.output_dir, self.soc.engine_config.name, self.soc.window_size)
             self.soc.init_rom("rom", get_mem_data(str(firmware), data_width=32, endianness="little"))
 
 
-def add_tools(folder):
-    """Look-alikes of the missing ECP5 tools in ``folder``, in front of PATH; they call the yowasp packages.
+def make_parser(soc_class):
+    """LiteX's parser with the target's options and defaults."""
+    from litex.build.parser import LiteXArgumentParser      # imports in a circle with litex.soc when it comes first
 
-    Returns {tool: path of what runs}. Raises FileNotFoundError when neither the tool nor its package is there.
-    """
-    found = {}
-    for tool in ECP5_TOOLS:
-        native = shutil.which(tool)
-        package = Path(sys.executable).parent / f"yowasp-{tool}"
-        if native is None and not package.exists():
-            raise FileNotFoundError(f"{tool} is neither on PATH nor installed as {package}: install prjtrellis' tools, or "
-                                    "pip install 'litediffusion[bitstream]'")
-        if native is None:
-            folder.mkdir(parents=True, exist_ok=True)
-            script = folder / tool
-            script.write_text(f'#!/bin/sh\nexec "{package}" "$@"\n')
-            script.chmod(0o755)
-        found[tool] = native or str(package)
-    if folder.exists():
-        os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
-    return found
+    parser = LiteXArgumentParser(platform=soc_class.PLATFORM)
+    parser.description = soc_class.DESCRIPTION
+    parser.add_target_argument("--flash", action="store_true", help="Write the bitstream to the board's flash.")
+    parser.add_target_argument("--sys-clk-freq", default=soc_class.SYS_CLK_FREQ, type=float,
+                               help="System clock frequency.")
+    parser.add_target_argument("--preset", default="ecpix5", choices=sorted(PRESETS), help="Engine configuration.")
+    for name, (default, choices, text) in soc_class.OPTIONS.items():
+        parser.add_target_argument(f"--{name.replace('_', '-')}", default=default, choices=choices, help=text)
+    parser.set_defaults(output_dir=f"build/{soc_class.NAME}", **soc_class.UART)
+    return parser
+
+
+def soc_arguments(parser, args):
+    """The SoC's arguments among LiteX's options; ends the program on one that DiffusionSoC fixes."""
+    group = next(g for g in parser._action_groups if g.title == "SoC options")
+    for action in group._group_actions:
+        if action.dest not in SOC_OPTIONS and getattr(args, action.dest) != action.default:
+            parser.error(f"{action.option_strings[0]}: DiffusionSoC fixes this; leave it out")
+    return {name: getattr(args, name) for name in SOC_OPTIONS}
+
+
+def engine_config(soc_class, preset):
+    """The preset as the board builds it."""
+    return replace(PRESETS[preset], **soc_class.ENGINE)
+
+
+def build(soc, builder, options):
+    """Software and gateware; after place and route also the report. Returns its path, or None."""
+    open_flow = builder.compile_gateware and hasattr(soc.platform.toolchain, "_pnr_opts")
+    output_dir = Path(builder.output_dir)
+    if not open_flow:
+        builder.build(**options)
+        return None
+    path, tools = os.environ["PATH"], ecp5_tools.Tools(output_dir)
+    soc.platform.toolchain._pnr_opts += f"--router router2 --report {report.NEXTPNR_REPORT} "
+    os.environ["PATH"] = tools.path(path)
+    print(f"synthesis, place and route take ten minutes or more; their log is {output_dir / 'build.log'}", flush=True)
+    try:
+        builder.build(**options)
+    finally:
+        os.environ["PATH"] = path
+    return report.write(output_dir, soc, tools.versions())
+
+
+def run_target(soc_class, argv=None):
+    """The main program of a target."""
+    parser = make_parser(soc_class)
+    args = parser.parse_args(argv)
+    options = {name: getattr(args, name) for name in soc_class.OPTIONS}
+    soc = soc_class(sys_clk_freq=args.sys_clk_freq, config=engine_config(soc_class, args.preset), toolchain=args.toolchain, **options,
+                    **soc_arguments(parser, args))
+    builder = BoardBuilder(soc, **parser.builder_argdict)
+    if args.build:
+        made = build(soc, builder, parser.toolchain_argdict)
+        if made is not None:
+            print(report.row_text(made))
+    if args.load:
+        soc.platform.create_programmer().load_bitstream(builder.get_bitstream_filename(mode="sram"))
+    if args.flash:
+        soc.platform.create_programmer().flash(0, builder.get_bitstream_filename(mode="flash"))

@@ -13,6 +13,7 @@ from migen.genlib.io import CRG
 
 from litediffusion.cores.config import PRESETS
 from litediffusion.soc import memory_map
+from litediffusion.soc.mailbox import LEASE_CYCLES_SIM
 from litediffusion.soc.diffusion_soc import DiffusionSoC
 from litediffusion.targets.ecpix5_dram import NPHASES, DRAMModel, MT41K256M16, phy_settings
 
@@ -100,7 +101,7 @@ class SimSoC(DiffusionSoC):
         DiffusionSoC.__init__(
             self, platform, SYS_CLK_FREQ, config=config, sdram_phy=DRAMModel(module, settings, MAIN_RAM_BYTES),
             sdram_module=module, eth_phy=eth_phy, main_ram_size=MAIN_RAM_BYTES,
-            eth_data_width=ETH_WIDTH, uart_name="sim", **kwargs)
+            eth_data_width=ETH_WIDTH, lease_cycles=LEASE_CYCLES_SIM, uart_name="sim", **kwargs)
         self.add_network_clock(eth_phy)
         # The DRAM's self-test at start-up covers 2 MiB on boards: minutes of simulation.
         for name in ("MEMTEST_DATA_SIZE", "MEMTEST_ADDR_SIZE"):

@@ -8,7 +8,7 @@ from litediffusion.cores.regs import REGS
 from litediffusion.firmware import header, host
 from litediffusion.firmware.fake import FakeHardware, GoldenHardware
 from litediffusion.soc import mailbox
-from litediffusion.soc.memory_map import WINDOW_SIZE
+from litediffusion.soc.memory_map import SELFTEST_BYTES, WINDOW_SIZE
 
 STATES = {v: k for k, v in mailbox.JOB_STATES.items()}
 ERRORS = {code: name for code, (name, _) in mailbox.ERRORS.items()}
@@ -47,12 +47,12 @@ def put(hardware, offset, data):
 
 def test_selftest_copies_through_the_engine_and_leaves_the_image_alone(golden):
     firmware, hardware = golden
-    hardware.window[:WINDOW_SIZE - header.SELFTEST_BYTES] = 0x77
+    hardware.window[:WINDOW_SIZE - SELFTEST_BYTES] = 0x77
     hardware.ring(**SELFTEST)
     firmware.poll()
     assert state(hardware) == ("DONE", "OK") and hardware.state("engine_runs") == 1
-    assert (hardware.window[:WINDOW_SIZE - header.SELFTEST_BYTES] == 0x77).all()
-    at = WINDOW_SIZE - header.SELFTEST_BYTES
+    assert (hardware.window[:WINDOW_SIZE - SELFTEST_BYTES] == 0x77).all()
+    at = WINDOW_SIZE - SELFTEST_BYTES
     size = 16 * header.SELFTEST_WORDS
     source, target = (hardware.window[at + o:at + o + size] for o in (header.SELFTEST_SOURCE, header.SELFTEST_TARGET))
     assert (source == target).all() and len(set(source.tolist())) > 50
@@ -67,7 +67,7 @@ def test_selftest_finds_a_stuck_bit(golden, bit):
     firmware.poll()
     assert state(hardware) == ("FAILED", "SELFTEST") and hardware.starts == []
     found, expected, offset, _ = hardware.state("error_info")
-    assert found ^ expected == 1 << bit and offset >= WINDOW_SIZE - header.SELFTEST_BYTES
+    assert found ^ expected == 1 << bit and offset >= WINDOW_SIZE - SELFTEST_BYTES
     assert f"(DRAM at window offset {offset:#010x})" in hardware.state("text")
 
 

@@ -7,9 +7,8 @@ import pytest
 from litediffusion.cores.config import PRESETS
 from litediffusion.cores.isa import DESC_BYTES
 from litediffusion.firmware import host
-from litediffusion.firmware.header import SELFTEST_BYTES
 from litediffusion.soc import mailbox
-from litediffusion.soc.memory_map import WINDOW_SIZE
+from litediffusion.soc.memory_map import SELFTEST_BYTES, WINDOW_SIZE
 
 HASH = PRESETS["ecpix5"].hash
 CODE = {name: code for code, (name, _) in mailbox.ERRORS.items()}

@@ -3,7 +3,9 @@
 The unit is verilated with the memories of post_bench.cpp around it; every memory is compared after every run.
 """
 
+import copy
 import ctypes
+from dataclasses import replace
 from pathlib import Path
 import tempfile
 
@@ -30,9 +32,9 @@ STALLS = [FREE, [300] * 5 + [0], [0, 700, 0, 0, 700, 0], [500, 0, 600, 0, 300, 5
 class PostBench(Module):
     """The unit with its statistics and row memories; ``row`` and ``stat`` reach these while it is idle."""
 
-    def __init__(self):
+    def __init__(self, config):
         self.clock_domains.cd_sys = ClockDomain()
-        self.submodules.dut = dut = Post(CONFIG)
+        self.submodules.dut = dut = Post(config)
         self.submodules.rows, self.submodules.stats = rows, stats = RowMemory(CONFIG), StatMemory(CONFIG)
         row, stat = RowPort(CONFIG), StatPort(CONFIG)
         for memory, own, mine in ((rows, row, dut.row), (stats, stat, dut.stat)):
@@ -50,12 +52,11 @@ class PostBench(Module):
             self.ios.add(signal)
 
 
-@pytest.fixture(scope="session")
-def post_run():
+def build_bench(config, name):
     """The bench's C function."""
-    folder = Path(tempfile.gettempdir()) / "litediffusion-test-post"
+    folder = Path(tempfile.gettempdir()) / name
     folder.mkdir(exist_ok=True)
-    bench = PostBench()
+    bench = PostBench(config)
     output = verilog.convert(bench, ios=bench.ios, name="PostBench")
     for name, content in output.data_files.items():
         (folder / name).write_text(content)
@@ -67,6 +68,17 @@ def post_run():
     library = verilator.build([folder / "PostBench.v"], [Path(__file__).parent / "post_bench.cpp"], folder / "build",
                               "PostBench", shared=True)
     return ctypes.CDLL(str(library)).post_run
+
+
+@pytest.fixture(scope="session")
+def post_run():
+    return build_bench(CONFIG, "litediffusion-test-post")
+
+
+@pytest.fixture(scope="session")
+def cells_run():
+    """The bench with multipliers of logic cells."""
+    return build_bench(replace(CONFIG, lut_multipliers=True), "litediffusion-test-post-cells")
 
 
 class Memories(ctypes.Structure):
@@ -373,3 +385,24 @@ def test_buffer_range(post_run, bad, permille):
 ], ids=str)
 def test_last_address_is_legal(post_run, last):
     compare(post_run, random_machine(np.random.default_rng(13)), [{**BASE, **last}])
+
+
+# --- multipliers of logic cells ----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("seed", range(4))
+def test_logic_cells_with_random_descriptors(post_run, cells_run, seed):
+    """Same memories as the model's, same cycles as with multiplier blocks."""
+    rng = np.random.default_rng(seed)
+    for _ in range(3):
+        machine, descs = random_machine(rng), [random_descriptor(rng) for _ in range(12)]
+        cycles, _ = compare(cells_run, copy.deepcopy(machine), descs, seed + 1, STALLS[seed])
+        assert (cycles == run_rtl(post_run, machine, descs, seed + 1, STALLS[seed])[2]).all()
+
+
+def test_logic_cells_over_input_range(cells_run):
+    test_activation_over_input_range(cells_run, "GELU")
+    for out, limits in (("INT8", (-128, 127, 0)), ("UINT8", (0, 255, 127)), ("INT16", (-32768, 32767, 0))):
+        test_output_limits(cells_run, out, limits, 1)
+    for rop in ("ADD", "MUL"):
+        for rmult, rshift in ((32767, 0), (-32768, 0), (25000, 23)):
+            test_operand_limits(cells_run, rop, rmult, rshift)

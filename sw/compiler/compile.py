@@ -4,7 +4,7 @@ import numpy as np
 
 from litediffusion.cores import isa
 from litediffusion.soc.mailbox import MAX_BATCH
-from litediffusion.soc.memory_map import WINDOW_SIZE
+from litediffusion.soc.memory_map import SELFTEST_BYTES, WINDOW_SIZE
 from litediffusion.sw.compiler.image import Image
 from litediffusion.sw.compiler.items import CompileError, Item
 from litediffusion.sw.compiler.lower_graph import GraphLowering
@@ -16,7 +16,6 @@ from litediffusion.sw.container import Program
 from litediffusion.sw.graph import macs
 
 NAMES = ("init", "eval", "update", "finish")
-SELFTEST_BYTES = 4096        # the firmware's self-test uses the end of the window
 
 
 def resources_of(items):

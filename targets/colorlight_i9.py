@@ -1,0 +1,38 @@
+"""Colorlight i9: ECP5 45F, 32-bit SDRAM, gigabit Ethernet. ``python -m litediffusion.targets.colorlight_i9 --build``"""
+
+from litedram.modules import M12L64322A
+from litedram.phy import GENSDRPHY, HalfRateGENSDRPHY
+from liteeth.phy.ecp5rgmii import LiteEthPHYRGMII
+from litex_boards.platforms import colorlight_i5
+from litex_boards.targets.colorlight_i5 import _CRG as CRG
+
+from litediffusion.soc import memory_map
+from litediffusion.targets.board import BoardSoC, run_target
+
+DRAM_BYTES = 8 << 20
+
+
+class ColorlightI9SoC(BoardSoC):
+    """8 MiB of SDRAM (a native word of 32 bits, or 64 at half rate), Etherbone over the first RGMII port."""
+
+    NAME = "colorlight_i9"
+    DESCRIPTION = "litediffusion on Colorlight's i9"
+    PLATFORM = colorlight_i5.Platform
+    SYS_CLK_FREQ = 50e6
+    OPTIONS = {
+        "revision": ("7.2", ["7.2"], "Board revision."),
+        "sdram_rate": ("1:1", ["1:1", "1:2"], "SDRAM clock: the system clock's (1:1) or twice it (1:2)."),
+    }
+    ENGINE = {"lut_multipliers": True}
+
+    def __init__(self, revision="7.2", sdram_rate="1:1", sys_clk_freq=SYS_CLK_FREQ, toolchain="trellis", **kwargs):
+        platform = self.PLATFORM(board="i9", revision=revision, toolchain=toolchain)
+        self.crg = CRG(platform, sys_clk_freq, sdram_rate=sdram_rate)
+        phy = (HalfRateGENSDRPHY if sdram_rate == "1:2" else GENSDRPHY)(platform.request("sdram"), sys_clk_freq)
+        eth_phy = LiteEthPHYRGMII(platform.request("eth_clocks", 0), platform.request("eth", 0), tx_delay=0)
+        BoardSoC.__init__(self, platform, sys_clk_freq, sdram_phy=phy, sdram_module=M12L64322A(sys_clk_freq, sdram_rate),
+                          window_size=DRAM_BYTES - memory_map.WINDOW_OFFSET, eth_phy=eth_phy, eth_data_width=32, **kwargs)
+
+
+if __name__ == "__main__":
+    run_target(ColorlightI9SoC)

@@ -1,0 +1,57 @@
+"""The open ECP5 tools for LiteX's trellis tool chain: native ones from PATH, or the yowasp packages in their place."""
+
+import os
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+
+TOOLS = ("yosys", "nextpnr-ecp5", "ecppack")
+HIDDEN_FOLDER = "/tmp"      # yowasp's programs see a /tmp of their own
+
+
+class ToolError(RuntimeError):
+    """A tool is missing, or cannot work in this folder."""
+
+
+class Tools:
+    """Where each tool is. The yowasp package's program stands in for a tool that is not on PATH.
+
+    build_dir : a folder for the look-alikes ``build_dir/tools/<tool>``, which LiteX's script calls by the tools' names
+
+    Raises ToolError when a tool and its package are missing, or when build_dir lies in HIDDEN_FOLDER and a
+    yowasp program has to work there.
+    """
+
+    def __init__(self, build_dir):
+        self.folder = Path(build_dir).resolve() / "tools"
+        self.found = {tool: self._find(tool) for tool in TOOLS}
+        stand_ins = {tool: path for tool, path in self.found.items() if Path(path).name.startswith("yowasp-")}
+        if stand_ins and self.folder.is_relative_to(HIDDEN_FOLDER):
+            raise ToolError(f"yowasp's tools do not see {build_dir}: choose an --output-dir outside {HIDDEN_FOLDER}")
+        for tool, path in stand_ins.items():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            script = self.folder / tool
+            script.write_text(f'#!/bin/sh\nexec "{path}" "$@"\n')
+            script.chmod(0o755)
+
+    def _find(self, tool):
+        native = shutil.which(tool)
+        stand_in = Path(sys.executable).parent / f"yowasp-{tool}"
+        if native is None and not stand_in.exists():
+            raise ToolError(f"{tool} is not on PATH and {stand_in} is missing: install Yosys, nextpnr-ecp5 and prjtrellis, "
+                            "or pip install 'litediffusion[bitstream]'")
+        return native or str(stand_in)
+
+    def path(self, path):
+        """PATH with the look-alikes behind it: a native tool goes first."""
+        return f"{path}{os.pathsep}{self.folder}"
+
+    def versions(self):
+        """{tool: version line}."""
+        out = {}
+        for tool, path in self.found.items():
+            run = subprocess.run([path, "--version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            lines = [line for line in run.stdout.splitlines() if line.strip() and not line.startswith("Preparing")]
+            out[tool] = lines[0].strip() if lines else "unknown"
+        return out

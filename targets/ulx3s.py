@@ -1,0 +1,38 @@
+"""Radiona ULX3S: ECP5, 16-bit SDRAM; the host comes through the FTDI's UART. ``python -m litediffusion.targets.ulx3s``"""
+
+from litedram import modules
+from litedram.phy import GENSDRPHY, HalfRateGENSDRPHY
+from litex_boards.platforms import radiona_ulx3s
+from litex_boards.targets.radiona_ulx3s import _CRG as CRG
+
+from litediffusion.targets.board import BoardSoC, run_target
+
+
+class ULX3SSoC(BoardSoC):
+    """SDRAM at twice the system clock (a native word of 32 bits), console and bus on one UART."""
+
+    NAME = "ulx3s"
+    DESCRIPTION = "litediffusion on Radiona's ULX3S"
+    PLATFORM = radiona_ulx3s.Platform
+    SYS_CLK_FREQ = 50e6
+    OPTIONS = {
+        "device": ("LFE5U-85F", ["LFE5U-45F", "LFE5U-85F"], "ECP5 device."),
+        "revision": ("2.0", ["1.7", "2.0"], "Board revision."),
+        "sdram_module": ("MT48LC16M16", ["MT48LC16M16", "AS4C32M16", "AS4C16M16"], "SDRAM chip."),
+        "sdram_rate": ("1:2", ["1:1", "1:2"], "SDRAM clock: the system clock's (1:1) or twice it (1:2)."),
+    }
+    UART = {"uart_name": "crossover+uartbone", "uart_baudrate": 1_000_000}
+    ENGINE = {"lut_multipliers": True}      # an 85F has 156 multipliers, the engine without this wants 179
+
+    def __init__(self, device="LFE5U-85F", revision="2.0", sdram_module="MT48LC16M16", sdram_rate="1:2",
+                 sys_clk_freq=SYS_CLK_FREQ, toolchain="trellis", **kwargs):
+        platform = self.PLATFORM(device=device, revision=revision, toolchain=toolchain)
+        self.crg = CRG(platform, sys_clk_freq, sdram_rate=sdram_rate)
+        phy = (HalfRateGENSDRPHY if sdram_rate == "1:2" else GENSDRPHY)(platform.request("sdram"), sys_clk_freq)
+        BoardSoC.__init__(self, platform, sys_clk_freq, sdram_phy=phy,
+                          sdram_module=getattr(modules, sdram_module)(sys_clk_freq, sdram_rate),
+                          **{**self.UART, **kwargs})
+
+
+if __name__ == "__main__":
+    run_target(ULX3SSoC)
