@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 import time
 
+import numpy as np
+
 from litediffusion.cores import isa
 from litediffusion.soc.mailbox import MAX_BATCH, MAX_STEPS
 from litediffusion.sw.devices.errors import AddressError, DeviceFault, WrongDevice
@@ -130,6 +132,19 @@ class Device(ABC):
             raise AddressError(f"a program of {length} descriptors at offset {address:#x}: the offset must be a multiple of "
                                f"{isa.DESC_BYTES}, the length 1..65535")
         self.check_range(address, isa.DESC_BYTES)
+
+
+class MemoryDevice(Device):
+    """A device whose window is an array of this process: ``memory`` uint8 [window_size]."""
+
+    def write(self, offset, data, progress=None):
+        data = np.frombuffer(bytes(data), np.uint8)
+        self.check_range(offset, len(data))
+        self.memory[offset:offset + len(data)] = data
+
+    def read(self, offset, length):
+        self.check_range(offset, length)
+        return self.memory[offset:offset + length].tobytes()
 
 
 def check_job(device, job):

@@ -8,25 +8,16 @@ import numpy as np
 from litediffusion.cores.config import PRESETS
 from litediffusion.cores.machine import EngineError, Machine
 from litediffusion.soc.memory_map import WINDOW_SIZE
-from litediffusion.sw.devices.base import Device, EngineStopped, Results, check_job
+from litediffusion.sw.devices.base import EngineStopped, MemoryDevice, Results, check_job
 
 
-class ModelDevice(Device):
+class ModelDevice(MemoryDevice):
     """Executes programs in numpy, bit for bit as the engine. Its counters count descriptors only, not cycles."""
 
     def __init__(self, config=PRESETS["ecpix5"], window_size=WINDOW_SIZE):
         self.config, self.config_hash, self.window_size = config, config.hash, window_size
         self.memory = np.zeros(window_size, np.uint8)
         self.machine = Machine(config, self.memory)
-
-    def write(self, offset, data, progress=None):
-        data = np.frombuffer(bytes(data), np.uint8)
-        self.check_range(offset, len(data))
-        self.memory[offset:offset + len(data)] = data
-
-    def read(self, offset, length):
-        self.check_range(offset, length)
-        return self.memory[offset:offset + length].tobytes()
 
     def run_program(self, address, length, *, step=0, label=0, slot=0, image=0, guidance=0, seed=0, trace=None, watchdog=0):
         """As Device.run_program, without trace and watchdog. In ``generate`` labels and seeds have one value an image."""

@@ -9,7 +9,7 @@ from litediffusion.cores import isa
 from litediffusion.cores.config import PRESETS
 from litediffusion.cores.regs import REGS
 from litediffusion.soc.memory_map import WINDOW_SIZE
-from litediffusion.sw.devices.base import WATCHDOG, Device, EngineStopped
+from litediffusion.sw.devices.base import WATCHDOG, EngineStopped, MemoryDevice
 from litediffusion.sw.devices.errors import DeviceError
 
 GUARD_BYTES = 1 << 16           # DRAM before and after the window, which the engine must never touch
@@ -37,7 +37,7 @@ def library(config):
     return lib
 
 
-class RtlDevice(Device):
+class RtlDevice(MemoryDevice):
     """Cycle-accurate engine; cycles counted are those of the board but for the DRAM model's simplifications.
 
     config, window_size
@@ -72,15 +72,6 @@ class RtlDevice(Device):
     def get(self, name):
         """Value of a register by its name in regs.REGS."""
         return self.lib.sim_get(self.sim, REG_NUMBER[name])
-
-    def write(self, offset, data, progress=None):
-        data = np.frombuffer(bytes(data), np.uint8)
-        self.check_range(offset, len(data))
-        self.memory[offset:offset + len(data)] = data
-
-    def read(self, offset, length):
-        self.check_range(offset, length)
-        return self.memory[offset:offset + length].tobytes()
 
     def run_cycles(self, cycles, *status):
         """Run until one of the named status bits is set, at most ``cycles`` cycles; True if one is set."""
