@@ -23,12 +23,13 @@ static void publish_fault(const struct hw *hw, const struct fault *f)
 	publish_text(hw, &f->text);
 }
 
+/* The step first: a reader between the two writes sees less than is done, never more. */
 static void publish_progress(struct firmware *fw, uint32_t image, uint32_t step)
 {
 	fw->image = image;
 	fw->step = step;
-	fw->engine.hw->mailbox_write(LDI_STATE_IMAGE, image);
 	fw->engine.hw->mailbox_write(LDI_STATE_STEP, step);
+	fw->engine.hw->mailbox_write(LDI_STATE_IMAGE, image);
 }
 
 /* The job's state is written first when a job starts and last when it ends, so that no reader sees a mixture. */
@@ -97,7 +98,7 @@ static bool generate(struct firmware *fw)
 	for (uint32_t image = 0; image < fw->job.batch; image++) {
 		if (!generate_image(fw, image))
 			return false;
-		publish_progress(fw, image + 1, fw->job.steps);
+		publish_progress(fw, image + 1, 0);
 	}
 	return true;
 }

@@ -27,7 +27,7 @@ STATE = [
     ("error", 1, "see ERRORS"),
     ("error_info", 4, "engine errors: code, queue, descriptor index, token; otherwise value and limit"),
     ("image", 1, "images done"),
-    ("step", 1, "steps done of the image under way"),
+    ("step", 1, "steps done of the image under way (0 after the last one)"),
     ("engine_runs", 1, "engine programs finished in this job"),
     ("engine_cycles", 2, "sum of the engine's cycles (64 bit)"),
     ("total_cycles", 2, "cycles from doorbell to done (64 bit)"),

@@ -142,7 +142,7 @@ class LitexDevice(Device):
             raise
 
     def poll(self, job_id, progress, silence_s):
-        last, since = None, time.monotonic()
+        last, since, furthest = None, time.monotonic(), (0, -1)
         while True:
             self.claim()
             state = self.state()
@@ -151,8 +151,10 @@ class LitexDevice(Device):
             life = (state["job_id"], state["image"], state["step"], state["engine_runs"], state["heartbeat"])
             if life != last:
                 last, since = life, time.monotonic()
-                if progress and state["job_id"] == job_id:
-                    progress(state["image"], state["step"])
+                here = (state["image"], state["step"])
+                if progress and state["job_id"] == job_id and here > furthest:
+                    furthest = here
+                    progress(*here)
             if time.monotonic() - since > silence_s:
                 raise ConnectionLost(f"job {job_id}: no progress for {silence_s:.0f} s at image {state['image']}, step "
                                      f"{state['step']}; look at the device's console, or reset it")
