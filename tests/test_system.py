@@ -12,7 +12,7 @@ from litediffusion.cores import isa
 from litediffusion.soc import mailbox
 from litediffusion.sw.devices.base import EngineStopped
 from litediffusion.sw.devices.errors import ConnectionLost, DeviceBusy, DeviceFault
-from litediffusion.sw.devices.litex import LitexDevice
+from litediffusion.sw.devices.litex import LitexDevice, generate_fields
 from litediffusion.sw.devices.model import ModelDevice
 from litediffusion.sw.pipeline import compile_model, generate, make_job, upload
 from litediffusion.targets.sim import SimServer
@@ -108,11 +108,7 @@ def test_good_job_after_engine_errors(device, uploaded):
     ({"watchdog": 0}, "BAD_WATCHDOG"), ({"command": 99}, "BAD_COMMAND"),
 ])
 def test_bad_jobs_are_refused(device, uploaded, change, name):
-    job = make_job(uploaded, [1], [1])
-    fields = dict(command=mailbox.COMMANDS["GENERATE"], config_hash=job.config_hash, image_bytes=job.image_bytes, init=job.init,
-                  eval=job.eval, update=job.update, finish=job.finish, steps=job.steps, max_steps=job.max_steps, evals=2,
-                  guidance=job.guidance, batch=1, null_label=10, watchdog=job.watchdog, labels=[1], seed0=[1], seed1=[0])
-    number = device.submit(**dict(fields, **change))
+    number = device.submit(**dict(generate_fields(make_job(uploaded, [1], [1])), **change))
     with pytest.raises(DeviceFault) as error:
         device.wait(number)
     assert error.value.name == name and len(str(error.value)) > 20
@@ -120,11 +116,7 @@ def test_bad_jobs_are_refused(device, uploaded, change, name):
 
 def start_long_job(device, program, images=4):
     """Ring for a job of several images and return while it runs."""
-    job = make_job(program, [1] * images, [5] * images)
-    return device.submit(command=mailbox.COMMANDS["GENERATE"], config_hash=job.config_hash, image_bytes=job.image_bytes,
-                         init=job.init, eval=job.eval, update=job.update, finish=job.finish, steps=job.steps,
-                         max_steps=job.max_steps, evals=2, guidance=job.guidance, batch=images, null_label=10,
-                         watchdog=job.watchdog, labels=[1] * images, seed0=[5] * images, seed1=[0] * images)
+    return device.submit(**generate_fields(make_job(program, [1] * images, [5] * images)))
 
 
 def test_host_disconnects_and_comes_back(server, device, uploaded):

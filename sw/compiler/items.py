@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from litediffusion.cores import isa
 
+WORD_BYTES = 16          # a word on chip and in DRAM: 16 int8 channels
+
 
 class CompileError(ValueError):
     """The model cannot be compiled; the message names the layer, the value, the limit and the remedy."""

@@ -1,19 +1,20 @@
 """Prefetch: places constant data (weights, records) in rings and puts its LOADs as far ahead of the use as space allows."""
 
-from litediffusion.sw.compiler.items import CompileError, Item, Pool
+from litediffusion.cores import isa
+from litediffusion.sw.compiler.items import WORD_BYTES, CompileError, Item, Pool
 
 LOOKAHEAD = 40           # items; further ahead nothing is gained, and the LOAD queue would delay urgent loads
-CHIP_WORD = 16
+RECORD_WORDS = isa.PARAM_BYTES // WORD_BYTES
 
 
 def load_item(resource, image):
     """The LOAD of a resource."""
-    words = resource.data.shape[-1] // CHIP_WORD
-    unit = 4 if resource.mem == "PARAM" else 1
-    fields = dict(dram=resource.dram, n0=1, n1=1, n2=words, mem={"SPM": 0, "WBUF": 1, "PARAM": 2}[resource.mem],
+    words = resource.data.shape[-1] // WORD_BYTES
+    unit = RECORD_WORDS if resource.mem == "PARAM" else 1
+    fields = dict(dram=resource.dram, n0=1, n1=1, n2=words, mem=isa.MEM[resource.mem],
                   addr=resource.addr * unit)
     if resource.stepped:
-        fields.update(idx0=1, idx0_stride=image.step_stride)
+        fields.update(idx0=isa.INDEX["STEP"], idx0_stride=image.step_stride)
     return Item("LOAD", fields, resource.layer, writes=[(resource.mem, resource.addr, resource.addr + words // unit)])
 
 
@@ -37,8 +38,8 @@ class Prefetcher:
         self.out = []
 
     def _try_load(self, resource):
-        words = resource.data.shape[-1] // CHIP_WORD
-        addr = self.pools[resource.mem].alloc(words // 4 if resource.mem == "PARAM" else words)
+        words = resource.data.shape[-1] // WORD_BYTES
+        addr = self.pools[resource.mem].alloc(words // RECORD_WORDS if resource.mem == "PARAM" else words)
         if addr is None:
             return False
         resource.addr = addr
@@ -66,7 +67,7 @@ class Prefetcher:
             self._issue(i, urgent=item.op == "LOAD")
             for name, (resource, offset) in item.needs.items():
                 item.fields[name] = resource.addr + offset
-                unit = 4 * CHIP_WORD if resource.mem == "PARAM" else CHIP_WORD
+                unit = isa.PARAM_BYTES if resource.mem == "PARAM" else WORD_BYTES
                 item.reads.append((resource.mem, resource.addr, resource.addr + resource.data.shape[-1] // unit))
             self.out.append(item)
             for resource in {r for r, _ in item.needs.values()}:

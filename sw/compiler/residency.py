@@ -1,8 +1,6 @@
 """Residency of activations: on chip between layers while they fit, otherwise in DRAM until their next use."""
 
-from litediffusion.sw.compiler.items import CompileError
-
-WORD_BYTES = 16
+from litediffusion.sw.compiler.items import WORD_BYTES, CompileError
 
 
 class Residency:

@@ -17,6 +17,14 @@ SUMS = ("engine_cycles", "total_cycles", "mac_cycles", "dram_reads", "dram_write
 QUEUE_SUMS = ("busy", "wait_token", "wait_dram", "descriptors")
 
 
+def generate_fields(job):
+    """Fields of mailbox.JOB that ask for the pictures of a Job."""
+    same = ("config_hash", "image_bytes", "init", "eval", "update", "finish", "steps", "max_steps", "evals", "guidance",
+            "null_label", "watchdog", "labels")
+    return {name: getattr(job, name) for name in same} | {
+        "command": mailbox.COMMANDS["GENERATE"], "batch": len(job.labels), "seed0": job.seeds, "seed1": [s >> 32 for s in job.seeds]}
+
+
 class LitexDevice(Device):
     """A SoC with the litediffusion firmware.
 
@@ -194,11 +202,7 @@ class LitexDevice(Device):
     def generate(self, job, progress=None):
         check_job(self, job)
         begin, images = time.monotonic(), len(job.labels)
-        number = self.submit(command=mailbox.COMMANDS["GENERATE"], config_hash=job.config_hash, image_bytes=job.image_bytes,
-                             init=job.init, eval=job.eval, update=job.update, finish=job.finish, steps=job.steps,
-                             max_steps=job.max_steps, evals=job.evals, guidance=job.guidance, batch=images,
-                             null_label=job.null_label, watchdog=job.watchdog, labels=job.labels, seed0=job.seeds,
-                             seed1=[s >> 32 for s in job.seeds])
+        number = self.submit(**generate_fields(job))
         state = self.wait(number, progress and (lambda image, step: progress(image, images, step, job.steps)))
         outputs = []
         for i in range(images):
