@@ -14,7 +14,7 @@ class EngineConfig:
     Raises ValueError with the value, the limit and the remedy when the sizes do not fit together.
     """
 
-    k_lanes: int = 16          # input channels multiplied a cycle; a memory word is k_lanes bytes
+    k_lanes: int = 16          # input channels of a memory word, which is k_lanes bytes
     n_lanes: int = 8           # output channels a cycle at W8A8 (twice that at W4A8)
     spm_words: int = 4096      # scratchpad (activations), words of k_lanes bytes
     wbuf_words: int = 2048     # weight buffer, words of k_lanes bytes
@@ -25,6 +25,8 @@ class EngineConfig:
     queue_depth: int = 4       # descriptors waiting in each queue
     dma_depth: int = 64        # DRAM words in flight in LOAD
     dram_bytes: int = 8        # peak of the board's DRAM, bytes a system clock (for rooflines only)
+    gemm_words: int = 1        # activation words that GEMM multiplies a cycle, 1 or 2
+    array_clock: int = 1       # cycles of the array's multipliers in a system cycle, 1 or 2 (clock domain sys2x)
     lut_multipliers: bool = False   # logic cells multiply outside the array and the requantisation; same results
     name: str = "ecpix5"       # preset
 
@@ -39,6 +41,9 @@ class EngineConfig:
         if self.n_lanes != 8:
             raise ValueError(f"n_lanes={self.n_lanes}: only 8 is supported, because a parameter record "
                              "holds 8 lanes")
+        for name in ("gemm_words", "array_clock"):
+            if getattr(self, name) not in (1, 2):
+                raise ValueError(f"{name}={getattr(self, name)} must be 1 or 2")
 
     @property
     def word_bytes(self):
@@ -56,13 +61,13 @@ class EngineConfig:
 
     @property
     def peak_macs(self):
-        """int8 x int8 multiply-accumulates a cycle (twice that at W4A8)."""
-        return self.k_lanes * self.n_lanes
+        """int8 x int8 multiply-accumulates a system cycle (twice that at W4A8)."""
+        return self.k_lanes * self.n_lanes * self.gemm_words
 
     @property
     def hash(self):
         """32-bit identity of what a program depends on, instruction set included; stored in .ldp files and in a CSR."""
-        unseen = ("name", "queue_depth", "dma_depth", "dram_bytes", "lut_multipliers")
+        unseen = ("name", "queue_depth", "dma_depth", "dram_bytes", "gemm_words", "array_clock", "lut_multipliers")
         facts = {"isa": isa.identity()} | {k: v for k, v in asdict(self).items() if k not in unseen}
         return int.from_bytes(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()[:4], "little")
 

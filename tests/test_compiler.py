@@ -93,7 +93,7 @@ def test_small_scratchpads_give_the_same_result(digits, ranges, config, program,
 
 
 def test_a_layer_that_does_not_fit_is_named(digits, ranges, config):
-    with pytest.raises(CompileError, match=r"layer up0\.norm1: needs 512 words"):
+    with pytest.raises(CompileError, match=r"layer down0\.conv2: needs 257 words"):
         compile_model(digits, steps=4, ranges=ranges, config=replace(config, spm_words=1024))
 
 

@@ -7,6 +7,18 @@ from litediffusion.cores import isa
 WORD_BYTES = 16          # a word on chip and in DRAM: 16 int8 channels
 
 
+def odd_plane(pixels):
+    """Words between the channel blocks of a tensor in SPM. Odd, so that neighbouring blocks lie in different banks
+    and an engine with ``gemm_words = 2`` multiplies two of them a cycle."""
+    return pixels | 1
+
+
+def spm_words(node):
+    """Words that a node's output takes in SPM."""
+    c, h, w = node.shape
+    return -(-c // WORD_BYTES) * odd_plane(h * w)
+
+
 class CompileError(ValueError):
     """The model cannot be compiled; the message names the layer, the value, the limit and the remedy."""
 

@@ -36,17 +36,17 @@ class StreamedConv(ConvLowering):
         for name in state.sources(node.inputs[0]):
             state.tensors[name] = Tensor(name, state.graph.shape(name), -1)
         super().__init__(state, node, out, self.store)
-        words = sum(s.blocks * s.plane for s in self.sources)
-        self.keep = words <= state.config.spm_words - out.blocks * out.plane
+        words = sum(s.words for s in self.sources)
+        self.keep = words <= state.config.spm_words - out.words
         if not self.keep:
             self.one_pass()
 
     def one_pass(self):
         """All output groups in one chunk, so that each part of the input is needed once."""
         groups, limit = -(-self.node.shape[0] // self.plan.lanes), self.state.config.acc_words
-        if groups * self.out.plane > limit or len(self.plan.tiles) > 1:
-            raise CompileError(f"layer {self.node.name}: input of {sum(s.blocks * s.plane for s in self.sources)} words does not fit "
-                               f"on chip and {groups * self.out.plane} accumulators exceed {limit}: cut the layer into tiles")
+        if groups * self.out.pixels > limit or len(self.plan.tiles) > 1:
+            raise CompileError(f"layer {self.node.name}: input of {sum(s.words for s in self.sources)} words does not fit "
+                               f"on chip and {groups * self.out.pixels} accumulators exceed {limit}: cut the layer into tiles")
         self.plan.chunks = [(0, groups)]
 
     def load(self, index):
@@ -54,11 +54,11 @@ class StreamedConv(ConvLowering):
         if index >= len(self.sources) or index in self.loaded:
             return
         source = self.sources[index]
-        source.addr = self.state.words(source.blocks * source.plane, source.name)
+        source.addr = self.state.words(source.words, source.name)
         self.loaded[index] = source.addr
-        before = sum(s.blocks * s.plane for s in self.sources[:index])
+        before = sum(s.blocks * s.pixels for s in self.sources[:index])
         for block in range(source.blocks):
-            self.state.emit("LOAD", dict(dram=self.dram + 16 * (before + block * source.plane), n0=1, n1=1, n2=source.plane,
+            self.state.emit("LOAD", dict(dram=self.dram + 16 * (before + block * source.pixels), n0=1, n1=1, n2=source.pixels,
                                          addr=source.addr + block * source.plane), writes=source.region(block, 1))
 
     def gemm(self, source, *args):
@@ -70,7 +70,7 @@ class StreamedConv(ConvLowering):
             self.state.spm.free(self.loaded.pop(index))
 
     def store(self, out, block):
-        self.state.emit("STORE", dict(dram=self.out_dram + 16 * block * out.plane, n0=1, n1=1, n2=out.plane,
+        self.state.emit("STORE", dict(dram=self.out_dram + 16 * block * out.pixels, n0=1, n1=1, n2=out.pixels,
                                       addr=out.addr + block * out.plane), reads=out.region(block, 1))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from litediffusion.cores import isa
 from litediffusion.cores.tables import ACT_ONE
-from litediffusion.sw.compiler.items import CompileError
+from litediffusion.sw.compiler.items import CompileError, odd_plane
 from litediffusion.sw.compiler.records import RECORD, conv_records, fixed1, lanes, offset32, quantise_weights, weight_tiles
 
 P_FRACTION = 8           # PV: v has so many bits below the unit of V
@@ -86,9 +86,10 @@ class AttentionLowering:
         """V^T [d][tokens] in WBUF: activations are the rows of Wv, weights the tokens. One scale for all of Wv."""
         state, weight = self.state, self.value.attrs["weight"]
         q, scale = quantise_weights(weight.reshape(1, -1), 8)
-        data = np.zeros((-(-self.c // 16), self.c, 16), np.int8)
+        plane = odd_plane(self.c)
+        data = np.zeros((-(-self.c // 16), plane, 16), np.int8)
         w = q.reshape(self.c, self.c)
-        data[:] = w.reshape(self.c, -1, 16).transpose(1, 0, 2)
+        data[:, :self.c] = w.reshape(self.c, -1, 16).transpose(1, 0, 2)
         resource = state.weights(data.view(np.uint8).reshape(-1), "SPM")
         s_x = state.scale(self.value.inputs[0])
         params = state.params(conv_records(np.repeat(scale, 8), None, s_x, self.s_v, None, None, self.value.name))
@@ -98,7 +99,7 @@ class AttentionLowering:
         for g in range(0, self.n // 8, step):
             count = min(step, self.n // 8 - g)
             acc, region = state.accumulators(count * self.c, False)
-            state.emit("GEMM", dict(ng=count, nkb=self.c // 16, nky=1, nkx=1, noy=1, nox=self.c, xk=self.c, xw=self.c, h=1, w=self.c,
+            state.emit("GEMM", dict(ng=count, nkb=self.c // 16, nky=1, nkx=1, noy=1, nox=self.c, xk=plane, xw=self.c, h=1, w=self.c,
                                     wt=self.tokens.addr + 8 * g, wts=self.n, wgs=8, acc=acc, ags=self.c),
                        self.tokens.region(), region, {"x": (resource, 0)})
             state.emit("POST", dict(n0=count // 2, n1=2, n2=self.c, src=isa.SRC["ACC"], a=acc, as0=2 * self.c, as1=self.c, as2=1,
@@ -123,8 +124,8 @@ class AttentionLowering:
     def scores(self, head, first, rows):
         state, groups, blocks = self.state, self.n // 8, self.d // 16
         acc, region = state.accumulators(groups * rows, False)
-        state.emit("GEMM", dict(ng=groups, nkb=blocks, nky=1, nkx=1, noy=1, nox=rows, x=self.q.addr + head * blocks * self.n + first,
-                                xk=self.n, xw=self.n, h=1, w=self.n, wt=self.k.addr + head * blocks * self.n, wts=self.n, wgs=8,
+        state.emit("GEMM", dict(ng=groups, nkb=blocks, nky=1, nkx=1, noy=1, nox=rows, x=self.q.addr + head * blocks * self.q.plane + first,
+                                xk=self.q.plane, xw=self.n, h=1, w=self.n, wt=self.k.addr + head * blocks * self.n, wts=self.n, wgs=8,
                                 acc=acc, ags=rows),
                    self.q.region(head * blocks, blocks) + self.k.region(head * blocks, blocks), region)
         return acc, region
@@ -132,7 +133,7 @@ class AttentionLowering:
     def mix(self, head, first, rows, p, vt, row):
         state, groups = self.state, self.d // 8
         acc, region = state.accumulators(groups * rows, False)
-        state.emit("GEMM", dict(ng=groups, nkb=self.n // 16, nky=1, nkx=1, noy=1, nox=rows, x=p.addr, xk=p.plane, xw=p.plane, h=1,
+        state.emit("GEMM", dict(ng=groups, nkb=self.n // 16, nky=1, nkx=1, noy=1, nox=rows, x=p.addr, xk=p.plane, xw=rows, h=1,
                                 w=rows, wt=vt.addr + head * self.d, wts=self.c, wgs=8, acc=acc, ags=rows, xu=1),
                    p.region() + vt.region(), region)
         out, g0 = self.out, head * groups

@@ -14,7 +14,7 @@ class Plan:
     def __init__(self, state, node, w4, sources):
         m, _, self.kh, self.kw = node.attrs["weight"].shape
         _, self.oh, self.ow = node.shape
-        self.w4, self.lanes = w4, 16 if w4 else 8
+        self.state, self.w4, self.lanes = state, w4, 16 if w4 else 8
         limit = state.config.acc_words // 2
         rows = max(1, min(self.oh, limit // self.ow))
         if self.ow > state.config.acc_words:
@@ -26,7 +26,8 @@ class Plan:
 
     def _chunks(self, groups, tiles, pixels, limit):
         size = 1
-        cycles = tiles * max(pixels, 8)
+        words = self.state.config.gemm_words
+        cycles = -(-tiles // words) * max(pixels, 8 * words)
         while size < groups and size * cycles < TILE_CYCLES and 2 * size * tiles * 8 <= CHUNK_WORDS and 2 * size * pixels <= limit:
             size *= 2
         chunks, first = [], 0
@@ -41,7 +42,7 @@ class Plan:
 
 def block_splits(source, kernel):
     """Ranges of input blocks whose weights for one group fit CHUNK_WORDS."""
-    size = max(1, CHUNK_WORDS // (8 * kernel))
+    size = max(1, CHUNK_WORDS // (16 * kernel) * 2)         # even: blocks are multiplied in pairs
     return [range(b, min(b + size, source.blocks)) for b in range(0, source.blocks, size)]
 
 
@@ -56,14 +57,20 @@ def gemm_fields(node, source, blocks, y, rows):
                 y0=y * stride - attrs["pad"], x0=-attrs["pad"])
 
 
-def input_region(node, source, blocks, y, rows):
-    """SPM intervals that a GEMM for output rows [y, y + rows) reads."""
+def input_rows(node, height, y, rows):
+    """(first, count) of the stored input rows, of ``height``, that output rows [y, y + rows) need."""
     attrs = node.attrs
-    _, h, w = source.shape
     up, kh = int(bool(attrs.get("up"))), attrs["weight"].shape[2]
     first = max(0, y * attrs["stride"] - attrs["pad"]) >> up
-    last = min((h << up) - 1, (y + rows - 1) * attrs["stride"] - attrs["pad"] + kh - 1) >> up
-    return source.region(blocks.start, len(blocks), first * w, (last - first + 1) * w)
+    last = min((height << up) - 1, (y + rows - 1) * attrs["stride"] - attrs["pad"] + kh - 1) >> up
+    return first, last - first + 1
+
+
+def input_region(node, source, blocks, y, rows):
+    """SPM intervals that a GEMM for output rows [y, y + rows) reads."""
+    _, h, w = source.shape
+    first, count = input_rows(node, h, y, rows)
+    return source.region(blocks.start, len(blocks), first * w, count * w)
 
 
 def split_groups(first, count):
@@ -84,7 +91,7 @@ def drain_fields(out, first, count, acc, group_entries, pixel, pixels):
 
 def operand_fields(operand, first, pixel):
     """Second operand of a drain: a tensor of the same shape, or a vector broadcast over the pixels."""
-    vector = operand.plane == 1
+    vector = operand.pixels == 1
     return dict(rop=isa.ROP["ADD"], r=operand.hword(first) + (0 if vector else 2 * pixel), rs0=2 * operand.plane, rs1=1,
                 rs2=0 if vector else 2)
 

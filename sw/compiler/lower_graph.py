@@ -3,7 +3,7 @@
 import numpy as np
 
 from litediffusion.cores import isa
-from litediffusion.sw.compiler.items import CompileError
+from litediffusion.sw.compiler.items import CompileError, spm_words
 from litediffusion.sw.compiler.lower_attention import AttentionLowering
 from litediffusion.sw.compiler.lower_conv import ConvLowering
 from litediffusion.sw.compiler.lower_norm import NormLowering
@@ -131,7 +131,7 @@ class GraphLowering(State):
         if norm:
             self.norm_finished(self.graph.nodes[norm])
         if final:
-            self.eps_store = self.emit("STORE", dict(n0=1, n1=1, n2=out.plane, addr=out.addr, idx0=isa.INDEX["SLOT"]),
+            self.eps_store = self.emit("STORE", dict(n0=1, n1=1, n2=out.pixels, addr=out.addr, idx0=isa.INDEX["SLOT"]),
                                        reads=out.region())
         self.finish_inputs(node)
 
@@ -151,7 +151,7 @@ class GraphLowering(State):
     def room_for(self, norm, others):
         """True if a norm's output fits beside what is on chip, and its other sources are there: nothing has to move."""
         self.pinned.update(others)
-        return self.spm.fits(-(-norm.shape[0] // 16) * norm.shape[1] * norm.shape[2]) and \
+        return self.spm.fits(spm_words(norm)) and \
             all(self.tensors[s].addr >= 0 for s in others)
 
     def adjacent(self, order, name, norm):

@@ -20,7 +20,7 @@ class NormLowering:
             source = state.tensors[name]
             if source.stat < 0:
                 raise CompileError(f"layer {node.name}: input {name} keeps no statistics")
-            records = norm_records(node, offset, source.shape[0], state.scale(name), state.scale(node.name), source.plane, node.name)
+            records = norm_records(node, offset, source.shape[0], state.scale(name), state.scale(node.name), source.pixels, node.name)
             self.check(name, source, offset)
             self.parts.append((source, offset, state.params(records)))
             offset += source.shape[0]
@@ -58,7 +58,7 @@ class NormLowering:
         channels = min(16 * blocks, source.shape[0] - 16 * first_block)
         group = 2 * first_block
         records = -(-channels // 8)
-        self.state.emit("NORM", dict(ngroups=channels // self.gsize, gsize=self.gsize, count=self.gsize * source.plane,
+        self.state.emit("NORM", dict(ngroups=channels // self.gsize, gsize=self.gsize, count=self.gsize * source.pixels,
                                      stat_rec=source.stat + group),
                         needs={"p": (params, group), "pd": (params, group)})
         for out in self.outs:
@@ -73,7 +73,7 @@ class NormLowering:
         a, d = stride(source), stride(out)
         if records % 2 and records > 1:
             raise CompileError(f"layer {self.node.name}: {channels} channels in one piece; make it a multiple of 16")
-        fields = dict(n0=n0, n1=n1, n2=source.plane, src=isa.SRC["INT8"], a=source.hword(2 * first_block), as0=a["s0"], as1=a["s1"],
+        fields = dict(n0=n0, n1=n1, n2=source.pixels, src=isa.SRC["INT8"], a=source.hword(2 * first_block), as0=a["s0"], as1=a["s1"],
                       as2=2, dst=isa.DST[out.mem], d=out.hword(2 * block), ds0=d["s0"], ds1=d["s1"], ds2=2, ps0=step0, ps1=step1,
                       act=isa.ACT[self.node.attrs["function"]] if self.node.attrs.get("function") else 0)
         blocks = -(-channels // 16)

@@ -1,6 +1,6 @@
 """Residency of activations: on chip between layers while they fit, otherwise in DRAM until their next use."""
 
-from litediffusion.sw.compiler.items import WORD_BYTES, CompileError
+from litediffusion.sw.compiler.items import WORD_BYTES, CompileError, spm_words
 
 
 class Residency:
@@ -22,7 +22,7 @@ class Residency:
         self.pinned = set(names)
         for name in names:
             self.ensure(name)
-        self.make_room(-(-node.shape[0] // 16) * node.shape[1] * node.shape[2])
+        self.make_room(spm_words(node))
 
     def make_room(self, n):
         """Evict, then compact, until ``n`` words lie free in one piece, if that can be had. Only between layers."""
@@ -63,7 +63,7 @@ class Residency:
     def evict(self, name):
         t = self.tensors[name]
         if t.dram < 0:
-            t.dram, self.spill_words = self.spill_words, self.spill_words + t.blocks * t.plane
+            t.dram, self.spill_words = self.spill_words, self.spill_words + t.blocks * t.pixels
             self.move("STORE", t)
         self.spm.free(t.addr)
         t.addr = -1
@@ -72,11 +72,11 @@ class Residency:
         """Bring a tensor back on chip if it was evicted."""
         t = self.tensors[name]
         if t.addr < 0:
-            t.addr = self.words(t.blocks * t.plane, name)
+            t.addr = self.words(t.words, name)
             self.move("LOAD", t)
 
     def move(self, op, t):
-        fields = dict(dram=WORD_BYTES * t.dram, n0=1, n1=t.blocks, n2=t.plane, s1=t.plane, addr=t.addr, d1=t.plane)
-        here, there = t.region(), [("DRAM", t.dram, t.dram + t.blocks * t.plane)]
+        fields = dict(dram=WORD_BYTES * t.dram, n0=1, n1=t.blocks, n2=t.pixels, s1=t.pixels, addr=t.addr, d1=t.plane)
+        here, there = t.region(), [("DRAM", t.dram, t.dram + t.blocks * t.pixels)]
         reads, writes = (here, there) if op == "STORE" else (there, here)
         self.spills.append(self.emit(op, fields, reads, writes))

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from litediffusion.sw.compiler.items import CompileError, Item, Pool, Resource
+from litediffusion.sw.compiler.items import CompileError, Item, Pool, Resource, odd_plane
 from litediffusion.sw.compiler.residency import Residency
 
 
 @dataclass(eq=False)
 class Tensor:
-    """An int8 tensor in SPM (or WBUF): channel blocks of 16, each a plane of H*W words. hword = 2 * word + half."""
+    """An int8 tensor in SPM (or WBUF): channel blocks of 16, ``plane`` words apart, each ``pixels`` = H*W words.
+    hword = 2 * word + half."""
     name: str
     shape: tuple
     addr: int
@@ -19,8 +20,17 @@ class Tensor:
     dram: int = -1           # word in the spill buffer, -1: never evicted
 
     @property
-    def plane(self):
+    def pixels(self):
         return self.shape[1] * self.shape[2]
+
+    @property
+    def plane(self):
+        return odd_plane(self.pixels) if self.mem == "SPM" else self.pixels
+
+    @property
+    def words(self):
+        """On-chip words of the whole tensor."""
+        return self.blocks * self.plane
 
     @property
     def blocks(self):
@@ -37,8 +47,8 @@ class Tensor:
     def region(self, first_block=0, blocks=None, first=0, pixels=None):
         """Intervals of the pixels [first, first + pixels) of some blocks."""
         blocks = self.blocks - first_block if blocks is None else blocks
-        pixels = self.plane - first if pixels is None else pixels
-        if pixels == self.plane:
+        pixels = self.pixels - first if pixels is None else pixels
+        if pixels == self.pixels:
             start = self.addr + first_block * self.plane
             return [(self.mem, start, start + blocks * self.plane)]
         starts = [self.addr + b * self.plane + first for b in range(first_block, first_block + blocks)]
@@ -59,7 +69,7 @@ class State(Residency):
         self.config, self.graph, self.scales, self.bits, self.steps = config, graph, scales, bits, steps
         self.items, self.tensors = [], {}
         attention = [n for n in graph.nodes.values() if n.op == "attention"]
-        constants = max((-(-n.shape[0] // 16) * n.shape[0] for n in attention), default=0)
+        constants = max((-(-n.shape[0] // 16) * odd_plane(n.shape[0]) for n in attention), default=0)
         operands = sum(max((_operand_words(n) for n in attention), default=(0, 0, 0)))
         self.areas = {"WBUF": (0, config.wbuf_words - operands), "PARAM": (0, config.param_words),
                       "SPM": (config.spm_words - constants, constants)}
@@ -96,7 +106,7 @@ class State(Residency):
     def alloc(self, name, shape, stat=False, mem="SPM"):
         """A new int8 tensor on chip. Raises CompileError when it does not fit."""
         t = Tensor(name, tuple(shape), -1, mem)
-        t.addr = self.words(t.blocks * t.plane, name, mem)
+        t.addr = self.words(t.words, name, mem)
         if stat:
             t.stat = self.stats.alloc(t.groups)
             if t.stat is None:

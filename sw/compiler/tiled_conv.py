@@ -1,0 +1,160 @@
+"""A convolution from DRAM to DRAM in tiles of rows, its input's norm and its output's residual on the way.
+
+For each tile of output rows: LOAD of the input rows with their halo, in slices of blocks; GroupNorm + activation by a
+POST pass over each slice; products; drain by POST with bias, residual or vector, and statistics; STORE. What follows is
+emitted ahead (``tile_plan``, ``tiles.SliceStream``), so the queues overlap tiles. Rows outside the image are never
+loaded: GEMM takes them as zero, after the norm.
+"""
+
+from litediffusion.cores import isa
+from litediffusion.sw.compiler.items import WORD_BYTES, CompileError, Pool, Resource
+from litediffusion.sw.compiler.lower_conv import drain_fields, gemm_fields, input_rows, operand_fields
+from litediffusion.sw.compiler.records import conv_records, quantise_weights, weight_tiles
+from litediffusion.sw.compiler.state import Tensor
+from litediffusion.sw.compiler.tile_plan import OUT_SLOTS, Layer, plan_tiles
+from litediffusion.sw.compiler.tiles import Slice, SliceStream, move
+
+
+class TiledConv:
+    """Emits one conv node.
+
+    sources : DramTensor parts of the input (one scale); out : DramTensor; norm : None or (params resource, function,
+    scale [steps] of the normalised input); operand : None or DramTensor, as large as ``out`` or a vector, that is added;
+    image : where weights go; final : int16 output of up to 8 channels, v itself.
+    """
+
+    def __init__(self, state, image, node, sources, out, norm=None, operand=None, w4=False, final=False):
+        self.state, self.node, self.sources, self.out, self.norm, self.operand = state, node, sources, out, norm, operand
+        self.w4, self.final = w4, final
+        self.vector = self.load_vector() if operand and operand.pixels == 1 else None
+        spare = self.vector.words if self.vector else 0
+        parts = tuple(s.blocks for s in sources)
+        self.plan = plan_tiles(state.config, Layer(node, parts, (16 * sum(parts),) + tuple(sources[0].shape[1:]), w4,
+                                                   norm is not None, operand is not None and not self.vector, spare))
+        q, scale = quantise_weights(node.attrs["weight"], 4 if w4 else 8)
+        self.params = state.params(self.records(scale))
+        self.place_weights(image, q)
+        self.slots = state.config.spm_words - OUT_SLOTS * self.plan.tiles[0][1] * node.shape[2]
+
+    def records(self, scale):
+        node, s_x = self.node, self.norm[2] if self.norm else self.sources[0].scale
+        if any((s.scale != self.sources[0].scale).any() for s in self.sources):
+            raise CompileError(f"layer {node.name}: the parts of its input have different scales; they must share one")
+        record = conv_records(scale, node.attrs["bias"], s_x, self.out.scale, self.operand.scale if self.operand else None,
+                              node.attrs.get("function"), node.name)
+        if self.final:
+            record["oshift"] = 0             # v is the 16-bit output itself
+        return record
+
+    def load_vector(self):
+        """A vector operand stays on chip for the layer, at the start of the scratchpad."""
+        vector = Tensor(self.operand.name, self.operand.shape, 0)
+        move(self.state, "LOAD", self.operand, 0, 0, vector)
+        return vector
+
+    def place_weights(self, image, q):
+        """{(chunk, slice): (byte offset, data)}: constants, loaded again for every tile."""
+        starts = [16 * sum(s.blocks for s in self.sources[:i]) for i in range(len(self.sources))]
+        self.weights = {}
+        for chunk in self.plan.chunks:
+            for part, block, blocks in self.plan.slices:
+                channels = q[:, starts[part]:starts[part] + self.sources[part].shape[0]]
+                data = weight_tiles(channels, *chunk, range(block, block + blocks), self.w4)
+                self.weights[chunk, (part, block)] = image.constant(data), data
+
+    def steps(self):
+        """[(tile, chunk, Slice, first product, last product)] in order."""
+        plan, steps = self.plan, []
+        first_blocks = [sum(s.blocks for s in self.sources[:i]) for i in range(len(self.sources))]
+        for tile in plan.tiles:
+            row, rows = input_rows(self.node, self.sources[0].shape[1], *tile)
+            for number, batch in enumerate(plan.batches()):
+                turn = (tile[0], 0 if plan.resident else number)
+                for part, block, blocks in plan.slices:
+                    piece = Slice(turn, part, block, blocks, row, rows, first_blocks[part] + block)
+                    steps += [(tile, chunk, piece) for chunk in batch]
+        return steps
+
+    def run(self):
+        steps = self.steps()
+        spare = self.vector.words if self.vector else 0
+        stream = SliceStream(self.state, self.sources, [piece for _, _, piece in steps], self.norm and self.norm[:2],
+                             Pool(self.plan.ring, spare))
+        drains, accumulators, products = Drains(self), {}, len(self.plan.slices)
+        done = {}
+        for step, (tile, chunk, piece) in enumerate(steps):
+            stream.prepare(step)
+            count = done[tile, chunk] = done.get((tile, chunk), 0) + 1
+            if count == 1:
+                accumulators[tile, chunk] = self.state.accumulators(chunk[1] * tile[1] * self.node.shape[2], self.w4)
+            if count == products:
+                drains.prepare()
+            self.product(stream.use(step, piece), piece, chunk, tile, accumulators[tile, chunk], count > 1)
+            if count == products:
+                drains.drain(accumulators.pop((tile, chunk)))
+
+    def product(self, source, piece, chunk, tile, accumulators, accumulate):
+        """One GEMM: a slice by the weights of a chunk."""
+        acc, region = accumulators
+        dram, data = self.weights[chunk, (piece.part, piece.block)]
+        tiles = piece.blocks * self.weights_taps
+        fields = gemm_fields(self.node, source, range(piece.blocks), *tile)
+        fields["y0"] -= piece.row << fields["up"]
+        fields.update(ng=chunk[1], acc=acc, ags=tile[1] * self.node.shape[2], accumulate=int(accumulate), wts=8, wgs=8 * tiles,
+                      w4=int(self.w4))
+        self.state.emit("GEMM", fields, source.region() + (region if accumulate else []), region,
+                        {"wt": (Resource("WBUF", data, self.state.layer, dram=dram), 0)})
+
+    @property
+    def weights_taps(self):
+        kh, kw = self.node.attrs["weight"].shape[2:]
+        return kh * kw
+
+
+class Drains:
+    """Output blocks of a TiledConv in their order: residual in, POST, STORE; a few places on chip in turn."""
+
+    def __init__(self, conv):
+        self.conv, self.state = conv, conv.state
+        self.order = [(tile, chunk) for tile in conv.plan.tiles for batch in conv.plan.batches() for chunk in batch]
+        self.loaded = self.done = 0
+
+    def place(self, number):
+        """The output block of drain ``number`` on chip."""
+        (_, rows), (first, _) = self.order[number]
+        width = self.conv.node.shape[2]
+        words = self.conv.plan.tiles[0][1] * width
+        return Tensor(self.conv.out.name, (16, rows, width), self.conv.slots + number % OUT_SLOTS * words)
+
+    def block(self, chunk):
+        return chunk[0] if self.conv.w4 else chunk[0] // 2
+
+    def prepare(self):
+        """LOAD residuals of the next drains."""
+        conv = self.conv
+        while conv.operand and not conv.vector and self.loaded < min(self.done + OUT_SLOTS // 2, len(self.order)):
+            tile, chunk = self.order[self.loaded]
+            move(self.state, "LOAD", conv.operand, self.block(chunk), tile[0], self.place(self.loaded))
+            self.loaded += 1
+
+    def drain(self, accumulators):
+        """POST and STORE of the next output block; the residual is replaced in place."""
+        conv, (tile, chunk), out = self.conv, self.order[self.done], self.place(self.done)
+        block, pixels = self.block(chunk), tile[1] * conv.node.shape[2]
+        groups = min(2, -(-conv.node.shape[0] // 8) - 2 * block)
+        acc, region = accumulators
+        fields = drain_fields(out, 0, groups, acc, conv.state.config.acc_words if conv.w4 else pixels, 0, pixels)
+        reads = list(region)
+        if conv.operand:
+            operand = conv.vector or out
+            fields.update(operand_fields(operand, 2 * block if conv.vector else 0, 0))
+            reads += operand.region()
+        function = conv.node.attrs.get("function")
+        fields["act"] = isa.ACT[function] if function else 0
+        if conv.final:
+            fields.update(out=isa.OUT["INT16"], d=2 * out.addr, ds2=2)
+        if conv.out.stat >= 0:
+            fields.update(stat=1, stat_acc=int(tile[0] > 0), stat_rec=conv.out.stat + 2 * block)
+        self.state.emit("POST", fields, reads, out.region(), {"p": (conv.params, 2 * block)})
+        move(self.state, "STORE", conv.out, block, tile[0], out)
+        self.done += 1

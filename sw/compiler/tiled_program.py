@@ -1,0 +1,119 @@
+"""Programs of layers whose tensors lie in DRAM: any sizes of pictures, as long as a few rows fit on chip.
+
+A ``TiledProgram`` is told its layers one after the other; each takes and gives ``DramTensor``. Several programs may share
+an image and, run one after the other, the engine's statistics records.
+"""
+
+import numpy as np
+
+from litediffusion.cores import isa
+from litediffusion.sw.compiler.compile import assemble, resources_of
+from litediffusion.sw.compiler.image import Image
+from litediffusion.sw.compiler.items import CompileError
+from litediffusion.sw.compiler.records import RECORD, norm_records
+from litediffusion.sw.compiler.scales import EPS_SCALE
+from litediffusion.sw.compiler.state import State, Tensor
+from litediffusion.sw.compiler.tiled_conv import TiledConv
+from litediffusion.sw.compiler.tiles import DramTensor, move
+from litediffusion.sw.graph import Graph, Node, conv_shape
+
+PASS_SLOTS = 4           # blocks on chip in a pass over a tensor
+
+
+def identity_record():
+    """POST's record for out = source."""
+    record = np.zeros((1, 1), RECORD)
+    record["mult"], record["omult"] = 1, 1
+    return record
+
+
+class TiledProgram:
+    """Collects layers; ``finish`` gives (byte offset, descriptors) of the program in ``image``."""
+
+    def __init__(self, config, image=None):
+        self.config, self.image = config, image or Image(1)
+        self.state = State(config, Graph(), {}, {}, 1)
+
+    def tensor(self, name, shape, scale, stat=-1):
+        """A DramTensor in the image, its content up to the caller."""
+        tensor = DramTensor(name, tuple(shape), 0, np.full(1, float(scale)), stat)
+        tensor.at = self.image.buffer(tensor.bytes)
+        return tensor
+
+    # --- layers ------------------------------------------------------------------------------------------------------
+
+    def conv(self, name, sources, attrs, scale=None, *, norm=None, operand=None, bits=8, stat=-1):
+        """A convolution of the channels of ``sources`` together; its output tensor.
+
+        attrs : of a conv node (weight, bias, stride, pad ...); scale : of the output, None: the network's int16 output;
+        norm : (attrs of a norm node, scale of the normalised input), whose statistics are in the records of sources[0]
+        and those after it; operand : tensor to add; stat : first record for the output's statistics.
+        """
+        self.state.begin(name)
+        shape = (sum(s.shape[0] for s in sources),) + sources[0].shape[1:]
+        attrs = dict({"bias": None, "stride": 1, "pad": 0}, **attrs)
+        node = Node(name, "conv", [s.name for s in sources], conv_shape(shape, attrs), attrs)
+        final = scale is None
+        if final and node.shape[0] > 8:
+            raise CompileError(f"layer {name}: {node.shape[0]} output channels, the limit of an int16 output is 8")
+        out = self.tensor(name, node.shape, EPS_SCALE if final else scale, stat)
+        prepared = self.prepare_norm(name, sources, shape, *norm) if norm else None
+        TiledConv(self.state, self.image, node, sources, out, prepared, operand, bits == 4 and not final, final).run()
+        return out
+
+    def prepare_norm(self, name, sources, shape, attrs, scale):
+        """NORM from the statistics of all sources: (params, function, scale [1])."""
+        first = sources[0].stat
+        if first < 0 or any((s.scale != sources[0].scale).any() for s in sources):
+            raise CompileError(f"layer {name}: the input of its norm keeps no statistics, or its parts have different scales")
+        node, scale = Node(name, "norm", [], tuple(shape), attrs), np.full(1, float(scale))
+        pixels, size = shape[1] * shape[2], shape[0] // attrs["groups"]
+        params = self.state.params(norm_records(node, 0, shape[0], sources[0].scale, scale, pixels, name))
+        self.state.emit("NORM", dict(ngroups=attrs["groups"], gsize=size, count=size * pixels, stat_rec=first),
+                        needs={"p": (params, 0), "pd": (params, 0)})
+        return params, attrs.get("function"), scale
+
+    def statistics(self, tensor, stat):
+        """One pass over a tensor for statistics that its producer could not keep until now (a skip connection's)."""
+        self.state.begin(f"{tensor.name}.statistics")
+        params = self.state.params(identity_record())
+        for block, on_chip, first, groups in self.blocks(tensor):
+            self.state.emit("POST", dict(n0=1, n1=groups, n2=on_chip.pixels, src=isa.SRC["INT8"], a=on_chip.hword(0), as1=1, as2=2,
+                                         dst=isa.DST["NONE"], stat=1, stat_acc=int(first > 0), stat_rec=stat + 2 * block),
+                            on_chip.region(), needs={"p": (params, 0)})
+
+    def normalise(self, tensor, norm, name):
+        """The normalised tensor itself, for several readers."""
+        self.state.begin(name)
+        params, function, scale = self.prepare_norm(name, [tensor], tensor.shape, *norm)
+        out = self.tensor(name, tensor.shape, scale[0])
+        for block, on_chip, first, groups in self.blocks(tensor):
+            loops = dict(n0=1, n1=groups, n2=on_chip.pixels, a=on_chip.hword(0), as1=1, as2=2, d=on_chip.hword(0), ds1=1, ds2=2, ps1=1)
+            self.state.emit("POST", dict(loops, src=isa.SRC["INT8"], dst=isa.DST["SPM"], act=isa.ACT[function] if function else 0),
+                            on_chip.region(), on_chip.region(), {"p": (params, 2 * block)})
+            move(self.state, "STORE", out, block, first, on_chip)
+        return out
+
+    def blocks(self, tensor):
+        """Bring a tensor by, some rows of a block at a time: (block, Tensor on chip, first row, groups of 8 channels)."""
+        _, h, w = tensor.shape
+        rows = min(h, self.config.spm_words // (PASS_SLOTS * w))
+        if rows == 0:
+            raise CompileError(f"layer {tensor.name}: {PASS_SLOTS} rows of {w} pixels exceed {self.config.spm_words} words of scratchpad")
+        slot = 0
+        for block in range(tensor.blocks):
+            for first in range(0, h, rows):
+                on_chip = Tensor(tensor.name, (16, min(rows, h - first), w), slot * rows * w)
+                slot = (slot + 1) % PASS_SLOTS
+                move(self.state, "LOAD", tensor, block, first, on_chip)
+                yield block, on_chip, first, min(2, -(-tensor.shape[0] // 8) - 2 * block)
+
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def finish(self):
+        """Assemble: (byte offset, descriptors)."""
+        resources = resources_of(self.state.items)
+        self.image.place(resources)
+        at, length, _ = assemble(self.state.items, self.image, self.state.areas, self.state.layers)
+        return at, length
