@@ -9,7 +9,7 @@ RUN    := $(BIN)/litediffusion
 
 BOARD  ?= ecpix5
 
-.PHONY: demo test bench quality profile sim bitstream boards setup train clean
+.PHONY: demo test bench bench-upload bench-cifar10 quality profile sim bitstream synth boards setup train clean
 
 demo: setup
 	$(RUN) demo -o build/demo
@@ -19,6 +19,14 @@ test: setup
 
 bench: setup
 	$(RUN) bench -o build/bench.json
+
+# A CIFAR-10-sized network, layer by layer, on the engines of the boards built here; some minutes. Then the README's table of times.
+bench-cifar10: setup
+	nice $(RUN) network cifar10 $(wildcard build/*/report.json) -o build/cifar10.json
+	$(if $(wildcard build/*/report.json),$(BIN)/python -m litediffusion.sw.picture_time build/cifar10.json build/*/report.json --readme README.md)
+
+bench-upload: setup
+	$(BIN)/python -m litediffusion.targets.bench_upload -o build/bench-upload.json
 
 quality: setup
 	$(RUN) quality -o build/quality.json
@@ -35,9 +43,14 @@ bitstream: setup
 	$(BIN)/python -m pip install --quiet -e '.[bitstream]'
 	$(BIN)/python -m litediffusion.targets.$(BOARD) --build
 
-# The table of targets/README.md from the reports of the boards built here.
+# Synthesis alone, by Yosys: the SoC of an ECP5 board, the engine of a Xilinx board. Some minutes; fails if the part is too small.
+synth: setup
+	$(BIN)/python -m litediffusion.targets.synthesis $(BOARD)
+
+# The tables of targets/README.md from the reports of the boards built and synthesised here.
 boards: setup
-	$(BIN)/python -m litediffusion.targets.report build/*/report.json --readme targets/README.md
+	$(if $(wildcard build/*/report.json),$(BIN)/python -m litediffusion.targets.report build/*/report.json --readme targets/README.md)
+	$(if $(wildcard build/*/area.json),$(BIN)/python -m litediffusion.targets.synthesis --table build/*/area.json --readme targets/README.md)
 
 setup: $(STAMP)
 

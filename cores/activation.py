@@ -4,7 +4,7 @@
     w = value[i] + ((slope[i] * f + 128) >> 8)          SILU, GELU, TANH, EXP
     w = max(v, 0)                                       RELU
     w = v                                               NONE
-v is Q4.11 in 16 bits (-16 <= x < 16). Latency 3 cycles, one vector a cycle, all 65536 inputs exact.
+v is Q4.11 in 16 bits (-16 <= x < 16). Latency 4 cycles, one vector a cycle, all 65536 inputs exact.
 Two lanes share the two ports of one ROM that holds every table.
 """
 
@@ -34,8 +34,8 @@ class Activation(LiteXModule):
 
     Parameters
     ----------
-    ce : list of three 1-bit signals
-        Enables of the three stages: ``ce[0]`` while ``v`` is valid, ``ce[1]`` and ``ce[2]`` one and two cycles later.
+    ce : list of four 1-bit signals
+        Enables of the four stages: ``ce[0]`` while ``v`` is valid, the others one, two and three cycles later.
     lut : bool
         Interpolate with multipliers of logic cells.
 
@@ -43,7 +43,7 @@ class Activation(LiteXModule):
     ----------
     act : in, function (isa.ACT), constant while values are inside
     v : in, list of n_lanes signed 16-bit signals
-    w : out, list of n_lanes signed 16-bit registers, 3 cycles after ``v``
+    w : out, list of n_lanes signed 16-bit registers, 4 cycles after ``v``
     """
 
     def __init__(self, n_lanes, ce, lut=False):
@@ -60,9 +60,7 @@ class Activation(LiteXModule):
         select = Signal(bits_for(len(TABLE_ORDER) - 1))
         self.comb += [table.eq(self.act >= first), select.eq(self.act - first)]
 
-        v1, f1 = vector((16, True), n_lanes, "act_v1"), vector(8, n_lanes, "act_f1")
-        b2, g2 = vector((16, True), n_lanes, "act_b2"), vector((slope_bits + 8, True), n_lanes, "act_g2")
-        stages = [[], [], []]
+        stages = [[], [], [], []]
         for i in range(n_lanes):
             if i % 2 == 0:
                 rom = Memory(VALUE_BITS + slope_bits, SEGMENTS * len(TABLE_ORDER), init=contents, name=f"act_rom_{i // 2}")
@@ -70,15 +68,30 @@ class Activation(LiteXModule):
             port = rom.get_port(has_re=True, mode=READ_FIRST)
             self.specials += port
             v = self.v[i]
-            value = Signal((VALUE_BITS, True), name=f"act_value_{i}")
-            slope = Signal((slope_bits, True), name=f"act_slope_{i}")
             self.comb += [
                 port.re.eq(ce[0] & table),
                 port.adr.eq(Cat(v[8:15], ~v[15], select)),      # (v >> 8) + 128
-                Cat(value, slope).eq(port.dat_r),
             ]
-            stages[0] += [v1[i].eq(v), f1[i].eq(v[:8])]
-            stages[1] += [If(table, b2[i].eq(value), g2[i].eq(multiplier(self, slope, f1[i], lut))).Else(
-                b2[i].eq(Mux((self.act == ACT["RELU"]) & v1[i][15], 0, v1[i])), g2[i].eq(0))]
-            stages[2] += [self.w[i].eq(b2[i] + ((g2[i] + 128) >> 8))]
+            self.add_lane(i, port.dat_r, table, stages, lut)
         self.sync += [If(enable, *stage) for enable, stage in reversed([*zip(ce, stages)])]
+
+    def add_lane(self, i, entry, table, stages, lut):
+        """``entry``: the table's output in stage 1; it has a stage of its own, because block RAM is slow."""
+        slope_bits = len(entry) - VALUE_BITS
+        register = lambda bits, name: Signal(bits, name=f"act_{name}_{i}", reset_less=True)
+        v1, f1, f2, s2 = register((16, True), "v1"), register(8, "f1"), register(8, "f2"), register((slope_bits, True), "s2")
+        b2, b3, g3 = register((16, True), "b2"), register((16, True), "b3"), register((slope_bits + 8, True), "g3")
+        step, total = Signal((slope_bits + 1, True), name=f"act_step_{i}"), Signal((18, True), name=f"act_total_{i}")
+        base = Signal((17, True), name=f"act_base_{i}")
+        self.comb += [
+            # b + ((g + 128) >> 8) with one adder: g's bit 7 and the 1 beside it carry into the sum
+            base.eq(Cat(C(1, 1), b3)), step.eq(g3[7:]), total.eq(base + step),
+        ]
+        stages[0] += [v1.eq(self.v[i]), f1.eq(self.v[i][:8])]
+        stages[1] += [
+            If(table, b2.eq(entry[:VALUE_BITS]), f2.eq(f1)
+            ).Else(b2.eq(Mux((self.act == ACT["RELU"]) & v1[15], 0, v1)), f2.eq(0)),
+            s2.eq(entry[VALUE_BITS:]),
+        ]
+        stages[2] += [g3.eq(multiplier(self, s2, f2, lut)), b3.eq(b2)]
+        stages[3] += [self.w[i].eq(total[1:])]

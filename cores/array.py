@@ -1,82 +1,194 @@
-"""The multiplier array of GEMM: n_lanes dot products of k_lanes, weights stationary.
+"""The multiplier array of GEMM: n_lanes dot products, weights stationary.
 
-W8:  low[n] = high[n] = sum_k a[k] * w[n][k]
-W4:  low[n] = sum_k a[k] * lo[n][k],  high[n] = sum_k a[k] * hi[n][k]
+    W8:  low[n] = high[n] = sum_k a[k] * w[n][k]
+    W4:  low[n] = sum_k a[k] * lo[n][k],  high[n] = sum_k a[k] * hi[n][k]
 
-At W4 a weight operand is hi * 2^13 + lo, so one multiplication makes both products: |a * lo| <= 255 * 8 < 2^12, so
-the low 13 bits of a product are a * lo with its sign. With S the sum of the products and L the sum of those low
-parts, S = 2^13 * sum(a * hi) + L, hence high = (S - L) >> 13: the sign correction is one subtraction a lane.
+with k over the bytes of the gemm_words activation words of a system cycle. At W4 a weight operand is hi * 2^13 + lo,
+so one multiplication makes both products; SplitSum keeps them apart.
+
+The words of the cycle t become results at t + LATENCY:
+
+    cycle   array_clock = 1                     array_clock = 2 (domain sys2x; first half of the bytes, second half)
+    t + 1   words (registers at the memory)     words
+    t + 2   operands, weights                   weights; operands  t + 1.5, t + 2  and again half a cycle later
+    t + 3   products                            multiplier's input, pipeline and output registers  t + 2.5 ... t + 4
+    t + 4   sums of two                         sums of two  t + 4, t + 4.5
+    t + 5   tree                                tree  t + 4.5 ... t + 6
+    t + 6   tree                                both halves  t + 6.5
+    t + 7   sums                                sums
+    t + 8   W4 or W8                            W4 or W8
+
+Crossings of the clock domains go from register or memory to register. Into sys2x: at the edge that the clocks share, a
+system cycle after the launch, so sys2x may lead by part of a cycle, but must not lag. Back: half a system cycle.
 """
-
-from functools import reduce
-from operator import add
 
 from migen import *
 
-from litediffusion.cores.gemm_address import LOW_BITS, WEIGHT_BITS
+from litediffusion.cores.gemm_address import LOW_BITS, STORED_BITS, WEIGHT_BITS, unstore
+from litediffusion.cores.registered_multiplier import RegisteredMultiplier
+from litediffusion.cores.split_sum import PRODUCT_BITS, Part, SplitSum, add_parts
 
-LATENCY = 5             # cycles from the SPM word to ``low`` and ``high``
-PRODUCT_BITS = 25       # |a * w| <= 255 * 8 * (2^13 + 1) < 2^24, and a sign
-SUM_BITS = PRODUCT_BITS + 4
-OUT_BITS = 20           # k_lanes * 255 * 128 and a sign
+LATENCY = 8             # system cycles from the SPM words to ``low`` and ``high``
+OPERAND_BITS = 9        # a signed or unsigned byte
+FAST = "sys2x"          # clock domain of the multipliers with array_clock = 2: twice the system clock, edges aligned
+
+
+def bytes_of(words):
+    """The bytes of words, in order."""
+    return [word[at:at + 8] for word in words for at in range(0, len(word), 8)]
+
+
+class Phase(Module):
+    """Which half of a system cycle it is, as registers of sys2x.
+
+    ``copy()``: a new register that is 0 in the first half and 1 in the second. Each one follows the one before it, so
+    that synthesis, which would merge equal registers, keeps them, and none has a large fanout.
+    """
+
+    def __init__(self):
+        toggle, seen, before = [Signal(name=name, reset_less=True) for name in ("toggle", "seen", "before")]
+        self.last = Signal(name="phase", reset_less=True)
+        self.sync += toggle.eq(~toggle)
+        self.sync.sys2x += [seen.eq(toggle), before.eq(seen), self.last.eq(seen == before)]
+
+    def copy(self):
+        phase = Signal(name="phase", reset_less=True)
+        self.sync.sys2x += phase.eq(~self.last)
+        self.last = phase
+        return phase
 
 
 class DotArray(Module):
-    """One activation word a cycle; results LATENCY cycles later; never stalls.
+    """One step of gemm_words activation words a system cycle; results LATENCY cycles later; never stalls.
 
-    word, inside, xu : the activation word; zero unless ``inside``; ``xu``: unsigned bytes
-    swap, shadow : at ``swap`` the shadow tile becomes the active one, for this word and the following ones
-    macs : control (mac_layout) by stage, from the word's cycle on
+    words, swapped : words as SharedMemory's private port gives them (by bank)
+    inside, xu : the first, the second word counts (as zero otherwise); unsigned bytes
+    first, shadow : at ``swap``, a cycle after ``first``, the shadow tile becomes the active one, for the words that
+        came with ``first`` and the following ones
+    macs : control (mac_layout) by stage, from the words' cycle on
     low, high : signed sums by lane
 
-    Stages: operands | products | sums of four | sums | W4 correction. Registers change only for valid words, and
-    those of the second adder trees only at W4.
+    Registers of the system domain change only for valid words.
     """
 
     def __init__(self, config, shadow, macs):
-        self.word   = Signal(config.word_bits)
-        self.inside = Signal()
-        self.xu     = Signal()
-        self.swap   = Signal()
-        self.low    = [Signal((OUT_BITS, True), name=f"low_{n}", reset_less=True) for n in range(config.n_lanes)]
-        self.high   = [Signal((OUT_BITS, True), name=f"high_{n}", reset_less=True) for n in range(config.n_lanes)]
+        self.words   = [Signal(config.word_bits, name=f"word{i}") for i in range(config.gemm_words)]
+        self.inside  = [Signal(name=f"inside{i}") for i in range(config.gemm_words)]
+        self.swapped = Signal()
+        self.xu      = Signal()
+        self.first   = Signal()
+        self.swap    = Signal()
+        count = config.gemm_words * config.k_lanes
+        self.out_bits = 15 + log2_int(count) + 1    # 255 * 128 < 2^15, and a sign
+        self.low  = [Signal((self.out_bits, True), name=f"low_{n}", reset_less=True) for n in range(config.n_lanes)]
+        self.high = [Signal((self.out_bits, True), name=f"high_{n}", reset_less=True) for n in range(config.n_lanes)]
 
         # # #
 
-        self.valids, self.w4s = [m.valid for m in macs], [m.w4 for m in macs]
-        activations = self.add_activations(config)
-        for n, weights in enumerate(shadow):
-            self.add_lane(n, weights, activations)
+        self.config, self.valids, self.w4s = config, [m.valid for m in macs], [m.w4 for m in macs]
+        self.sync += self.swap.eq(self.first)
+        self.held  = [Signal(config.word_bits, name=f"held{i}", reset_less=True) for i in range(config.gemm_words)]
+        self.take_words = [held.eq(word) for held, word in zip(self.held, self.words)]
+        active = [[Signal(STORED_BITS, name=f"w_{n}_{k}", reset_less=True) for k in range(count)] for n in range(config.n_lanes)]
+        self.take_tile = [[a.eq(s) for a, s in zip(*rows)] for rows in zip(active, shadow)]
+        add_lanes = self.add_lanes if config.array_clock == 1 else self.add_fast_lanes
+        for n, total in enumerate(add_lanes(active)):
+            self.add_output(n, total)
 
-    def add_activations(self, config):
-        """Bytes -> signed 9-bit operands."""
-        operands = [Signal((9, True), name=f"a_{k}", reset_less=True) for k in range(config.k_lanes)]
-        for k, a in enumerate(operands):
-            byte = self.word[8 * k:8 * k + 8]
-            self.sync += If(self.valids[0], a.eq(Mux(self.inside, Cat(byte, byte[7] & ~self.xu), 0)))
+    def add_lanes(self, active):
+        """The array in the system domain; its sums (Part) by lane."""
+        swapped, xu = Signal(reset_less=True), Signal(reset_less=True)
+        inside = [Signal(name=f"held_inside{i}", reset_less=True) for i in range(len(self.inside))]
+        self.sync += [If(self.valids[0], *self.take_words), If(self.swap, *self.take_tile)]
+        self.sync += [swapped.eq(self.swapped), xu.eq(self.xu), *[h.eq(i) for h, i in zip(inside, self.inside)]]
+        operands = [Signal((OPERAND_BITS, True), name=f"a_{k}", reset_less=True) for k in range(len(active[0]))]
+        for k, (a, straight, crossed) in enumerate(zip(operands, bytes_of(self.held), bytes_of(self.held[::-1]))):
+            byte = Signal(8, name=f"byte_{k}")
+            self.comb += byte.eq(Mux(swapped, crossed, straight))
+            self.sync += If(self.valids[1], a.eq(Mux(inside[k // self.config.k_lanes], Cat(byte, byte[7] & ~xu), 0)))
+        totals = []
+        for n, weights in enumerate(active):
+            products = [Signal((PRODUCT_BITS, True), name=f"p_{n}_{k}", reset_less=True) for k in range(len(operands))]
+            self.sync += If(self.valids[2], *[p.eq(a * w) for p, a, w in zip(products, operands, self.multiplicands(n, weights))])
+            lane = SplitSum(products, self.valids[3:7])
+            self.submodules += lane
+            totals.append(lane.total)
+        return totals
+
+    def multiplicands(self, n, stored):
+        """The multipliers' signed operands."""
+        weights = [Signal((WEIGHT_BITS, True), name=f"weight_{n}_{k}") for k in range(len(stored))]
+        self.comb += [w.eq(unstore(s)) for w, s in zip(weights, stored)]
+        return weights
+
+    def add_fast_lanes(self, active):
+        """The array in sys2x, half the bytes in each half of a system cycle; its sums (Part) by lane."""
+        phase = self.submodules.phase = Phase()
+        operands = self.add_fast_operands(phase)
+        turn, first = phase.copy(), Signal(reset_less=True)
+        self.sync.sys2x += first.eq(self.first & turn)
+        totals = []
+        for n, weights in enumerate(active):
+            half = len(weights) // 2
+            self.add_fast_swap(n, first, phase.copy())
+            turns = [phase.copy() for _ in range(half // 4)]
+            chosen = [Signal(STORED_BITS, name=f"chosen_{n}_{k}") for k in range(half)]
+            self.comb += [c.eq(Mux(turns[k // 4], weights[half + k], weights[k])) for k, c in enumerate(chosen)]
+            multipliers = [RegisteredMultiplier(a, w, PRODUCT_BITS, self.config.primitives)
+                           for a, w in zip(operands, self.multiplicands(n, chosen))]
+            lane = SplitSum([m.p for m in multipliers], [1] * 4)
+            self.submodules += ClockDomainsRenamer(FAST)(lane)
+            self.submodules += [ClockDomainsRenamer(FAST)(m) for m in multipliers]
+            totals.append(self.add_halves(n, lane.total, phase.copy()))
+        return totals
+
+    def add_fast_swap(self, n, first, turn):
+        """A lane's active tile: taken at the end of ``swap``. ``first``: in the first half of that cycle."""
+        swap = Signal(name=f"swap_{n}", reset_less=True)
+        self.sync.sys2x += [swap.eq(first & ~turn), If(swap, *self.take_tile[n])]
+
+    def add_fast_operands(self, phase):
+        """The operands of the half cycle, twice registered on their way to all lanes."""
+        available = bytes_of(self.held)
+        half = len(available) // 2
+        turn, other, counts, signed = phase.copy(), *[Signal(reset_less=True, name=name) for name in ("other", "counts", "signed")]
+        inside, xu = Signal(reset_less=True), Signal(reset_less=True)       # of the second half
+        # At the edge of a system cycle the next word and its control are taken, half a cycle later that of its second half.
+        self.sync.sys2x += [
+            If(phase.copy(), *self.take_words), If(turn, inside.eq(self.inside[-1]), xu.eq(self.xu)),
+            other.eq(Mux(turn, self.swapped, ~other)),
+            counts.eq(Mux(turn, self.inside[0], inside)),
+            signed.eq(Mux(turn, self.inside[0] & ~self.xu, inside & ~xu)),
+        ]
+        operands = []
+        for k, (first, second) in enumerate(zip(available[:half], available[half:])):
+            near, far = [Signal((OPERAND_BITS, True), name=f"{name}_{k}", reset_less=True) for name in ("near", "far")]
+            byte = Signal(8, name=f"byte_{k}")
+            self.comb += byte.eq(Mux(other, second, first))
+            self.sync.sys2x += [near.eq(Cat(byte & Replicate(counts, 8), byte[7] & signed)), far.eq(near)]
+            operands.append(far)
         return operands
 
-    def add_lane(self, n, shadow, activations):
-        """One dot product: active weights, multipliers and the two adder trees."""
-        k_lanes = len(activations)
-        signed  = lambda bits, name: Signal((bits, True), name=f"{name}_{n}", reset_less=True)
-        weights  = [signed(WEIGHT_BITS, f"w_{k}") for k in range(k_lanes)]
-        products = [signed(PRODUCT_BITS, f"p_{k}") for k in range(k_lanes)]
-        lows     = [signed(LOW_BITS, f"lo_{k}") for k in range(k_lanes)]
-        sums4    = [signed(PRODUCT_BITS + 2, f"s4_{q}") for q in range(k_lanes // 4)]
-        lows4    = [signed(LOW_BITS + 2, f"l4_{q}") for q in range(k_lanes // 4)]
-        total, low, difference = signed(SUM_BITS, "sum"), signed(LOW_BITS + 4, "lowsum"), signed(SUM_BITS, "difference")
-        fours = lambda terms: [reduce(add, terms[i:i + 4]) for i in range(0, k_lanes, 4)]
-        self.comb += [lo.eq(p[:LOW_BITS]) for lo, p in zip(lows, products)]
-        self.comb += difference.eq(total - low)
-        self.sync += [
-            If(self.swap, *[w.eq(s) for w, s in zip(weights, shadow)]),
-            If(self.valids[1], *[p.eq(a * w) for p, a, w in zip(products, activations, weights)]),
-            If(self.valids[2], *[s.eq(t) for s, t in zip(sums4, fours(products))]),
-            If(self.valids[2] & self.w4s[2], *[s.eq(t) for s, t in zip(lows4, fours(lows))]),
-            If(self.valids[3], total.eq(reduce(add, sums4))),
-            If(self.valids[3] & self.w4s[3], low.eq(reduce(add, lows4))),
-            If(self.valids[4],
-                If(self.w4s[4], self.low[n].eq(low), self.high[n].eq(difference >> LOW_BITS))
-                .Else(self.low[n].eq(total), self.high[n].eq(total))),
+    def add_halves(self, n, half, turn):
+        """Sums of the two halves of a system cycle, kept for a system cycle, then in the system domain."""
+        first, both = Part(len(half.low), f"first_{n}"), Part(len(half.low) + 1, f"both_{n}")
+        total = Part(len(half.low) + 1, f"total_{n}")
+        self.sync.sys2x += [*first.assign(half), If(~turn, *both.assign(add_parts(self, first, half, f"halves_{n}")))]
+        self.sync += If(self.valids[6], *total.assign(both))
+        return total
+
+    def add_output(self, n, total):
+        """W4: the two parts; W8: 2^13 * high + low in both outputs."""
+        w4 = self.w4s[7]
+        bits = max(len(total.high), self.out_bits - LOW_BITS)
+        high, whole = Signal(bits + 1, name=f"joined_{n}"), Signal(self.out_bits, name=f"whole_{n}")
+        upper = Signal((bits, True), name=f"upper_{n}")
+        self.comb += [
+            If(~w4, upper.eq(total.low >> LOW_BITS)),
+            high.eq(Cat(C(1, 1), total.high, Replicate(total.high[-1], bits - len(total.high))) + Cat(total.carry, upper)),
+            whole.eq(Cat(total.low[:LOW_BITS], high[1:])),
         ]
+        signed_high = Signal((bits, True), name=f"high_part_{n}")
+        self.comb += signed_high.eq(high[1:])
+        self.sync += If(self.valids[7],
+            If(w4, self.low[n].eq(total.low), self.high[n].eq(signed_high)).Else(self.low[n].eq(whole), self.high[n].eq(whole)))

@@ -22,11 +22,14 @@ class EngineConfig:
     param_words: int = 256     # parameter records of n_lanes output channels
     stat_words: int = 128      # per-channel statistics, records of n_lanes channels
     row_words: int = 1024      # per-row coefficients (softmax, LayerNorm)
-    queue_depth: int = 4       # descriptors waiting in each queue
+    queue_depth: int = 8       # descriptors waiting in each queue
     dma_depth: int = 64        # DRAM words in flight in LOAD
     dram_bytes: int = 8        # peak of the board's DRAM, bytes a system clock (for rooflines only)
     gemm_words: int = 1        # activation words that GEMM multiplies a cycle, 1 or 2
     array_clock: int = 1       # cycles of the array's multipliers in a system cycle, 1 or 2 (clock domain sys2x)
+    primitives: str = ""       # "ecp5": the sys2x multipliers are MULT18X18D with their registers; same results
+    post_lanes: int = 8        # lanes of POST, 2, 4 or 8: an element of n_lanes values takes n_lanes / post_lanes cycles
+    trace: bool = True         # with the unit that records when every descriptor ran
     lut_multipliers: bool = False   # logic cells multiply outside the array and the requantisation; same results
     name: str = "ecpix5"       # preset
 
@@ -44,6 +47,10 @@ class EngineConfig:
         for name in ("gemm_words", "array_clock"):
             if getattr(self, name) not in (1, 2):
                 raise ValueError(f"{name}={getattr(self, name)} must be 1 or 2")
+        if self.post_lanes not in (2, 4, 8):
+            raise ValueError(f"post_lanes={self.post_lanes} must be 2, 4 or 8: POST takes its lanes in turns of equal size")
+        if self.primitives not in ("", "ecp5"):
+            raise ValueError(f"primitives={self.primitives!r} must be 'ecp5' or '' (any FPGA, simulation)")
 
     @property
     def word_bytes(self):
@@ -60,6 +67,11 @@ class EngineConfig:
         return 8 * self.n_lanes
 
     @property
+    def post_beats(self):
+        """Cycles of POST for an element of n_lanes values."""
+        return self.n_lanes // self.post_lanes
+
+    @property
     def peak_macs(self):
         """int8 x int8 multiply-accumulates a system cycle (twice that at W4A8)."""
         return self.k_lanes * self.n_lanes * self.gemm_words
@@ -67,11 +79,12 @@ class EngineConfig:
     @property
     def hash(self):
         """32-bit identity of what a program depends on, instruction set included; stored in .ldp files and in a CSR."""
-        unseen = ("name", "queue_depth", "dma_depth", "dram_bytes", "gemm_words", "array_clock", "lut_multipliers")
+        unseen = ("name", "queue_depth", "dma_depth", "dram_bytes", "gemm_words", "array_clock", "primitives",
+                  "post_lanes", "trace", "lut_multipliers")
         facts = {"isa": isa.identity()} | {k: v for k, v in asdict(self).items() if k not in unseen}
         return int.from_bytes(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()[:4], "little")
 
 
 PRESETS = {
-    "ecpix5": EngineConfig(),
+    "ecpix5": EngineConfig(gemm_words=2, post_lanes=4),
 }

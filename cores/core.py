@@ -1,18 +1,16 @@
 """The engine's datapath: everything that an engine reset puts back."""
 
 from functools import reduce
-from operator import or_
+from operator import and_, or_
 
 from migen import *
 
 from litex.gen import LiteXModule
 
-from litedram.frontend.dma import LiteDRAMDMAWriter
-
 from litediffusion.cores import isa
 from litediffusion.cores.fetch import Fetch
 from litediffusion.cores.gemm import Gemm
-from litediffusion.cores.iterative import SharedMultiplier
+from litediffusion.cores.heads import Heads
 from litediffusion.cores.load import Load
 from litediffusion.cores.memory import SharedMemory
 from litediffusion.cores.norm import Norm
@@ -21,11 +19,10 @@ from litediffusion.cores.post import Post
 from litediffusion.cores.queue import Queue
 from litediffusion.cores.row import RowMemory, StatMemory
 from litediffusion.cores.sampler import Sampler
+from litediffusion.cores.scalar import ScalarUnit
 from litediffusion.cores.store import Store
 from litediffusion.cores.tokens import Tokens
 from litediffusion.cores.trace import Trace
-
-WRITE_DEPTH = 16        # words between STORE and the DRAM
 
 
 class Core(LiteXModule):
@@ -35,8 +32,7 @@ class Core(LiteXModule):
     halt            stop; ``drained`` when no DRAM access is under way
     progress        something moved in this cycle (for the watchdog)
     reads, write    DRAM words received and written in this cycle
-    completed       record of the last completed descriptor
-    added_index     index of the one whose tokens were counted a cycle ago
+    added_index     index of the descriptor whose tokens were counted last
     """
 
     def __init__(self, config, regs, fetch_port, load_port, store_port):
@@ -47,23 +43,21 @@ class Core(LiteXModule):
 
         # # #
 
-        width = store_port.address_width
-        self.fetch = Fetch(config, fetch_port)
-        self.load, self.store = Load(config, load_port), Store(config, width)
-        self.multiplier = SharedMultiplier()
+        self.fetch, self.heads = Fetch(config, fetch_port), Heads(config)
+        self.load, self.store = Load(config, load_port), Store(config, store_port)
+        self.scalar = ScalarUnit(config)
         self.post = Post(config)
-        self.norm, self.sampler = Norm(config, self.multiplier.get_port()), Sampler(config, self.multiplier.get_port())
+        self.norm, self.sampler = Norm(config, self.scalar.get_port("norm")), Sampler(config, self.scalar.get_port("sampler"))
         self.add_memories(config)
         self.tokens = Tokens(len(isa.QUEUES))
         units = {"LOAD": {"LOAD": self.load}, "GEMM": {"GEMM": self.gemm}, "STORE": {"STORE": self.store},
                  "POST": {"POST": self.post, "NORM": self.norm, "SAMPLE": self.sampler}}
-        self.queues = [Queue(config.queue_depth, units[name]) for name in isa.QUEUES]
+        self.queues = [Queue(head, units[name], config.trace) for head, name in zip(self.heads.heads, isa.QUEUES)]
         self.submodules += self.queues
-        self.trace = Trace(config, width)
-        self.writer = LiteDRAMDMAWriter(store_port, fifo_depth=WRITE_DEPTH)
+        self.trace = Trace(config, store_port.address_width) if config.trace else None
         self.add_registers(regs)
         self.add_queues()
-        self.add_writes(store_port)
+        self.add_end()
         self.add_progress()
 
     def add_memories(self, config):
@@ -71,7 +65,7 @@ class Core(LiteXModule):
         load, store, post, norm, sampler = self.load, self.store, self.post, self.norm, self.sampler
         # The consumers of a pipeline come first, so that it empties; DRAM data can wait in their FIFOs.
         self.spm = SharedMemory(config.spm_words, config.word_bits, [
-            post.wr, post.src, post.opr, sampler.wr, sampler.rd, load.spm, store.spm])
+            post.wr, post.src, post.opr, sampler.spm, load.spm, store.spm], banks=config.gemm_words)
         self.wbuf = SharedMemory(config.wbuf_words, config.word_bits, [post.wwr, load.wbuf])
         self.gemm = Gemm(config, self.spm, self.wbuf, post.acc)
         self.param = ParamMemory(config, [norm.param_wr, load.param])
@@ -80,57 +74,71 @@ class Core(LiteXModule):
             self.stat.add_client(unit.stat, unit.active)
             self.row.add_client(unit.row, unit.active)
         for unit in (post, norm, sampler):
-            self.comb += [If(unit.active, self.param.adr.eq(unit.param_adr)), unit.param_dat.eq(self.param.dat_r)]
+            self.comb += If(unit.active, self.param.adr.eq(unit.param_adr))
+        self.comb += [post.param_dat.eq(self.param.dat_r), self.scalar.record.eq(self.param.dat_r)]
 
     def add_registers(self, regs):
         """Registers to the units that use them."""
-        for unit in (self.fetch, self.load.transfer, self.store.transfer, self.trace):
+        windowed = [self.fetch, self.load.transfer, self.store.transfer]
+        if self.trace:
+            windowed.append(self.trace)
+            self.comb += [self.trace.enable.eq(regs.trace_enable), self.trace.addr.eq(regs.trace_addr),
+                          self.trace.size.eq(regs.trace_size)]
+        for unit in windowed:
             self.comb += [unit.window_base.eq(regs.window_base), unit.window_size.eq(regs.window_size)]
         for transfer in (self.load.transfer, self.store.transfer):
             self.comb += [signal.eq(getattr(regs, f"index_{name.lower()}")) for name, signal in transfer.indices.items()]
         self.comb += [
             self.fetch.program_addr.eq(regs.program_addr), self.fetch.program_len.eq(regs.program_len),
-            self.trace.enable.eq(regs.trace_enable), self.trace.addr.eq(regs.trace_addr), self.trace.size.eq(regs.trace_size),
             self.sampler.step.eq(regs.index_step), self.sampler.guidance.eq(regs.guidance),
             self.sampler.seed0.eq(regs.seed0), self.sampler.seed1.eq(regs.seed1),
         ]
 
     def add_queues(self):
         """Descriptors to the queues, tokens, and the completed descriptors to the trace."""
-        tokens, trace = self.tokens, self.trace
-        self.completed = Record(self.queues[0].record.layout)
-        self.added_index = Signal(16)
-        self.sync += self.added_index.eq(self.completed.index)
-        self.comb += [tokens.clear.eq(self.clear), tokens.halt.eq(self.halt), trace.clear.eq(self.clear),
-                      trace.time.eq(self.time), self.fetch.start.eq(self.start), self.fetch.halt.eq(self.halt)]
-        for q, (queue, source) in enumerate(zip(self.queues, self.fetch.sources)):
-            counted = queue.adds.valid & queue.adds.ready
-            self.comb += [
-                source.connect(queue.sink), queue.waits.connect(tokens.waits[q]), queue.adds.connect(tokens.adds[q]),
-                queue.blocked.eq(tokens.blocked[q]), queue.halt.eq(self.halt), queue.time.eq(self.time),
-                If(counted, trace.sink.valid.eq(1), trace.sink.queue.eq(q),
-                   *[getattr(trace.sink, name).eq(getattr(queue.record, name)) for name, _ in queue.record.layout]),
-            ]
-            self.sync += If(counted, self.completed.eq(queue.record))
-
-    def add_writes(self, port):
-        """STORE and trace share the writer; ``pending`` counts words whose data the DRAM has not taken."""
-        pending, sink = Signal(max=2 * WRITE_DEPTH), self.writer.sink
-        stored, traced = self.store.source, self.trace.source
+        tokens, heads, fetch = self.tokens, self.heads, self.fetch
+        self.added_index, read_index = Signal(16, reset_less=True), Signal(16, reset_less=True)
+        self.sync += [read_index.eq(heads.added_index), If(tokens.taking, self.added_index.eq(read_index))]
         self.comb += [
-            If(stored.valid, stored.connect(sink)).Else(traced.connect(sink)),
-            self.write.eq(port.wdata.valid & port.wdata.ready),
-            self.reads.eq(self.fetch.beat + self.load.beat),
+            tokens.clear.eq(self.clear), tokens.halt.eq(self.halt), fetch.start.eq(self.start), fetch.halt.eq(self.halt),
+            heads.write.raw_bits().eq(fetch.write.raw_bits()), fetch.full.eq(heads.full), heads.start.eq(self.start),
+            heads.choice.eq(tokens.choice), tokens.waits.raw_bits().eq(heads.waits.raw_bits()),
+            tokens.adds.raw_bits().eq(heads.adds.raw_bits()),
         ]
-        self.sync += pending.eq(pending + (sink.valid & sink.ready) - self.write)
-        idle = ~self.load.active & ~self.store.active & ~self.trace.active & (pending == 0)
+        for q, queue in enumerate(self.queues):
+            self.comb += [
+                tokens.wait[q].eq(queue.wait), queue.granted.eq(tokens.granted[q]), queue.blocked.eq(tokens.blocked[q]),
+                tokens.add[q].eq(queue.add), queue.counted.eq(tokens.added[q]),
+                queue.halt.eq(self.halt), queue.time.eq(self.time),
+            ]
+        if self.trace:
+            self.add_trace()
+
+    def add_trace(self):
+        """A record for every descriptor whose tokens are added; while one waits for the writer no other follows."""
+        trace = self.trace
         self.comb += [
-            self.fetch.quiet.eq(reduce(lambda a, b: a & b, [q.empty for q in self.queues]) & idle),
+            trace.clear.eq(self.clear), trace.time.eq(self.time), self.tokens.hold.eq(~trace.sink.ready),
+            trace.sink.valid.eq(self.tokens.added != 0), trace.sink.index.eq(self.added_index),
+            trace.source.connect(self.store.traced),
+        ]
+        for q, queue in enumerate(self.queues):
+            self.comb += If(queue.counted, trace.sink.queue.eq(q), *[
+                getattr(trace.sink, name).eq(getattr(queue.record, name)) for name, *_ in queue.record.layout])
+
+    def add_end(self):
+        """``drained`` when the DRAM has all words, ``quiet`` when the queues are empty as well."""
+        busy = [self.load.active, self.store.active, ~self.store.drained] + ([self.trace.active] if self.trace else [])
+        idle = Signal()
+        self.comb += [
+            idle.eq(~reduce(or_, busy)),
+            self.fetch.quiet.eq(reduce(and_, [head.empty for head in self.heads.heads]) & idle),
             self.drained.eq(self.fetch.idle & idle),
+            self.write.eq(self.store.beat), self.reads.eq(self.fetch.beat + self.load.beat),
         ]
 
     def add_progress(self):
         """A finished descriptor, a DRAM word, an activation word, or a step of a unit that works by itself."""
         steps = [unit.active & ~unit.stall for unit in (self.post, self.norm, self.sampler)]
         done = [queue.done for queue in self.queues]
-        self.comb += self.progress.eq(reduce(or_, [*done, *steps, self.gemm.mac_valid, self.write, self.reads != 0]))
+        self.comb += self.progress.eq(reduce(or_, [*done, *steps, self.gemm.mac_words != 0, self.write, self.reads != 0]))

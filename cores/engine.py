@@ -11,7 +11,7 @@ from litex.soc.interconnect.csr_eventmanager import EventManager, EventSourcePul
 from litediffusion.cores import isa
 from litediffusion.cores.core import Core
 from litediffusion.cores.counters import FETCH, Counters, Watchdog
-from litediffusion.cores.regs import QUEUE_COUNTERS, REGS
+from litediffusion.cores.regs import COUNTED, QUEUE_COUNTERS, REGS, VIEW_TOKENS, VIEWED
 from litediffusion.cores.tokens import NO_TOKEN
 
 
@@ -26,7 +26,8 @@ class Engine(LiteXModule):
 
     Attributes
     ----------
-    regs : namespace with a signal for every entry of regs.REGS
+    regs : namespace with a signal for every entry of regs.REGS that is not in regs.VIEWED
+    view_select, viewing, view : number in regs.VIEWED, in; 1 while it is wanted, in; the register's value in the same cycle
     irq : out, pulse when a program ends, with ``done`` or, after an error, when all DRAM accesses have finished
 
     A program runs from a pulse of ``start`` to status ``done``. The first error stops everything: queues and units
@@ -39,13 +40,14 @@ class Engine(LiteXModule):
             if port.data_width != config.word_bits or port.clock_domain != "sys":
                 raise ValueError(f"a DRAM port of {port.data_width} bits in domain {port.clock_domain} does not fit: the "
                                  f"engine needs {config.word_bits} bits in domain sys, the controller's own")
-        self.regs = regs = SimpleNamespace(**{r.name: Signal(r.bits, name=f"reg_{r.name}") for r in REGS})
+        self.regs = regs = SimpleNamespace(**{r.name: Signal(r.bits, name=f"reg_{r.name}") for r in REGS if r.name not in VIEWED})
+        self.view_select, self.viewing, self.view = Signal(max=2 * VIEW_TOKENS), Signal(), Signal(32)
         self.irq = Signal()
 
         # # #
 
         self.running, self.halt, self.clear = Signal(), Signal(), Signal()
-        self.core = core = ResetInserter()(Core(config, regs, fetch_port, load_port, store_port))
+        self.core = core = ResetInserter(["sys"])(Core(config, regs, fetch_port, load_port, store_port))
         self.comb += [core.halt.eq(self.halt), core.clear.eq(self.clear), regs.config_hash.eq(config.hash)]
         self.watchdog = ResetInserter()(Watchdog(core.queues, core.tokens, core.fetch.position))
         self.comb += [
@@ -53,8 +55,8 @@ class Engine(LiteXModule):
             self.watchdog.progress.eq(core.progress),
         ]
         self.add_errors()
-        self.add_control()
         self.add_counters()
+        self.add_control()
 
     def add_errors(self):
         """The first error while running is kept until the next start."""
@@ -91,7 +93,7 @@ class Engine(LiteXModule):
         enter_reset = [NextValue(self.halt, 0), NextValue(reset, 1), NextState("RESET")]
         self.fsm = fsm = FSM(reset_state="IDLE")
         self.comb += [
-            core.reset.eq(reset), self.watchdog.reset.eq(reset),
+            core.reset_sys.eq(reset), self.watchdog.reset.eq(reset),
             regs.status.eq(Cat(~(fsm.ongoing("IDLE") | fsm.ongoing("HALTED")), done, error, fsm.ongoing("HALTED"))),
         ]
         fsm.act("IDLE",
@@ -103,11 +105,14 @@ class Engine(LiteXModule):
         fsm.act("RUN",
             If(self.failed, NextValue(error, 1), *enter_halt)
             .Elif(regs.reset, NextValue(wanted, 1), *enter_halt)
-            .Elif(core.fetch.done, NextValue(done, 1), self.irq.eq(1), NextValue(self.running, 0), NextState("IDLE")),
+            .Elif(core.fetch.done, NextValue(self.running, 0), NextState("SETTLE")),
+        )
+        fsm.act("SETTLE",
+            If(regs.reset, *enter_reset).Elif(self.counters.settled, NextValue(done, 1), self.irq.eq(1), NextState("IDLE")),
         )
         fsm.act("HALT",
             If(regs.reset, NextValue(wanted, 1)),
-            If(core.drained, If(wanted | regs.reset, *enter_reset).Else(self.irq.eq(1), NextState("HALTED"))),
+            If(core.drained & self.counters.settled, If(wanted | regs.reset, *enter_reset).Else(self.irq.eq(1), NextState("HALTED"))),
         )
         fsm.act("HALTED", If(regs.reset, *enter_reset))
         fsm.act("RESET", NextValue(error, 0), NextValue(reset, 0), NextState("IDLE"))
@@ -115,28 +120,33 @@ class Engine(LiteXModule):
     def add_counters(self):
         """Counters by cause, and the registers that show the queues' states."""
         regs, core = self.regs, self.core
-        causes = {"cycles": 1, "dram_reads": core.reads, "dram_writes": core.write,
-                  "mac_cycles": core.gemm.mac_valid, "mac_cycles_w4": core.gemm.mac_valid & core.gemm.mac_w4}
+        causes = {"dram_reads": core.reads, "dram_writes": core.write,
+                  "mac_cycles": core.gemm.mac_words, "mac_cycles_w4": Mux(core.gemm.mac_w4, core.gemm.mac_words, 0),
+                  "trace_count": core.trace.counted if core.trace else C(0), "trace_dropped": core.trace.dropped if core.trace else C(0)}
         for name, queue in zip(isa.QUEUES, core.queues):
             sources = (queue.busy, queue.waiting, queue.stalled & queue.busy, queue.done)
             causes |= {f"{name.lower()}_{c}": source for c, source in zip(QUEUE_COUNTERS, sources)}
             self.comb += [
-                getattr(regs, f"{name.lower()}_index").eq(Mux(queue.source.valid, queue.source.index, queue.oldest_index)),
+                getattr(regs, f"{name.lower()}_index").eq(queue.head.index),
                 getattr(regs, f"{name.lower()}_state").eq(Cat(
-                    queue.busy, queue.waits.valid & queue.blocked, queue.busy & queue.stalled, queue.source.valid)),
+                    queue.busy, queue.wait & queue.blocked, queue.busy & queue.stalled, queue.head.source.valid)),
             ]
-        self.counters = counters = Counters(causes)
-        self.comb += [counters.clear.eq(self.clear), counters.enable.eq(self.running)]
-        self.comb += [getattr(regs, name).eq(value) for name, value in counters.values.items()]
-        self.comb += [core.time.eq(counters.values["cycles"]),
-                      regs.trace_count.eq(core.trace.count), regs.trace_dropped.eq(core.trace.dropped)]
-        self.comb += [getattr(regs, f"tokens{i}").eq(Cat(*core.tokens.counters[4*i:4*i + 4])) for i in range(4)]
+        self.counters = counters = Counters({name: causes[name] for name in COUNTED})
+        self.sync += If(self.clear, regs.cycles.eq(0)).Elif(self.running, regs.cycles.eq(regs.cycles + 1))
+        self.comb += [
+            counters.clear.eq(self.clear), counters.enable.eq(self.running), core.time.eq(regs.cycles),
+            counters.select.eq(self.view_select), counters.reading.eq(self.viewing), core.tokens.view_select.eq(self.view_select),
+            self.view.eq(Mux(self.view_select[-1], core.tokens.view, counters.value)),
+        ]
 
     def add_csr(self):
         """A CSR for every register, named as in regs.REGS, and the interrupt ``ev.done``."""
         for r in REGS:
-            signal = getattr(self.regs, r.name)
-            if r.access == "ro":
+            signal = getattr(self.regs, r.name, None)
+            if r.name in VIEWED:
+                csr = CSRStatus(r.bits, name=r.name, description=r.doc)
+                self.comb += [csr.status.eq(self.view), If(csr.we, self.viewing.eq(1), self.view_select.eq(VIEWED[r.name]))]
+            elif r.access == "ro":
                 csr = CSRStatus(r.bits, name=r.name, description=r.doc)
                 self.comb += csr.status.eq(signal)
             elif r.access == "pulse":

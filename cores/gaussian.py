@@ -1,7 +1,8 @@
-"""Gaussian source: the gateware of ``gaussian_model``.
+"""Gaussian source: the gateware of ``gaussian_model``, up to the interpolation, which SAMPLE's multiplier does.
 
     bits   Threefry-2x32-20 of counter (element, step) and key (seed0, seed1), first output word
-    z      sign, octave by leading zeros, 16 segments an octave with linear interpolation
+    z      sign, octave by leading zeros, 16 segments an octave with linear interpolation:
+           |z| = (value * 256 - slope * fraction + 128) >> 8
 
 Ref: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11.
 """
@@ -11,6 +12,7 @@ from migen import *
 from litex.gen import LiteXModule
 from litex.soc.interconnect import stream
 
+from litediffusion.cores.arith import choose
 from litediffusion.cores.gaussian_model import PARITY, ROTATIONS, ROUNDS
 from litediffusion.cores.tables import GAUSS_OCTAVES, GAUSS_STEPS, gauss_table
 
@@ -19,138 +21,111 @@ TAIL_BITS = WORD_BITS - 1       # all but the sign
 FRACTION_BITS = 8               # of the interpolation
 VALUE_BITS = 15                 # largest |z| is 5.4 in Q3.12
 SLOPE_BITS = 8                  # slopes are negative; their magnitude is stored
+GROUP_ROUNDS = 4                # rounds between two injections of the key
+INJECTIONS = ROUNDS // GROUP_ROUNDS + 1
 
 
-class Threefry(LiteXModule):
-    """Threefry-2x32-20, two rounds a cycle and one cycle for each key injection.
+class Words(LiteXModule):
+    """Threefry's words x0 and x1 with one adder: x0 or x1 + (x1, a key word, ``small`` or their sum).
 
-    sink ``ctr0``, ``ctr1``; source ``bits`` (first output word), in order. The key must be stable. Latency 16 cycles,
-    one word in 16 cycles; a word not taken holds the next one off.
+    total = (from1 ? x1 : x0) + with1 * x1 + key + small;   key: 0, seed0, seed1 or PARITY ^ seed0 ^ seed1 (bits of ``keys``)
+    set0: x0 <- total;   set1: x1 <- total, or total ^ (x1 rotated by ROTATIONS[rotation]) with ``mix``;   clear: both <- 0
     """
 
     def __init__(self):
-        self.key0, self.key1 = Signal(WORD_BITS), Signal(WORD_BITS)
-        self.sink   = sink   = stream.Endpoint([("ctr0", WORD_BITS), ("ctr1", WORD_BITS)])
-        self.source = source = stream.Endpoint([("bits", WORD_BITS)])
+        self.seeds = [Signal(WORD_BITS, name=f"seed{i}") for i in range(2)]
+        self.from1, self.with1, self.keys, self.small = Signal(), Signal(), Signal(2), Signal(WORD_BITS)
+        self.set0, self.set1, self.mix, self.clear = Signal(), Signal(), Signal(), Signal()
+        self.rotation = Signal(3)
+        self.x0 = x0 = Signal(WORD_BITS, reset_less=True)
 
         # # #
 
-        groups = ROUNDS // 4                        # of four rounds and an injection
-        x0, x1 = Signal(WORD_BITS, reset_less=True), Signal(WORD_BITS, reset_less=True)
-        busy = Signal()
-        group, phase = Signal(max=groups), Signal(2)    # phases 0, 1: two rounds each; 2: injection
-        key = [self.key0, self.key1, Signal(WORD_BITS)]
-        add0, add1 = Signal(WORD_BITS), Signal(WORD_BITS)
+        x1 = Signal(WORD_BITS, reset_less=True)
+        key, addend, total, rotated = (Signal(WORD_BITS, name=name) for name in ("key", "addend", "total", "rotated"))
+        part = [Replicate(bit, WORD_BITS) for bit in self.keys]
         self.comb += [
-            key[2].eq(PARITY ^ self.key0 ^ self.key1),
-            Case(group, {g: [add0.eq(key[(g + 1) % 3]), add1.eq(key[(g + 2) % 3] + (g + 1))] for g in range(groups)}),
+            key.eq((self.seeds[0] & part[0]) ^ (self.seeds[1] & part[1]) ^ (PARITY & part[0] & part[1])),
+            addend.eq(key ^ (x1 & Replicate(self.with1, WORD_BITS)) ^ self.small),      # at most one is not 0
+            total.eq(Mux(self.from1, x1, x0) + addend),
+            rotated.eq(choose(self.rotation, [Cat(x1[WORD_BITS - r:], x1[:WORD_BITS - r]) for r in ROTATIONS])),
         ]
-        first, once = self.mix(x0, x1, ROTATIONS[0::2], Cat(phase[0], group[0]))
-        second, twice = self.mix(first, once, ROTATIONS[1::2], Cat(phase[0], group[0]))
-        self.comb += [
-            sink.ready.eq(~busy),
-            source.valid.eq(busy & (group == groups - 1) & (phase == 2)),
-            source.bits.eq(x0 + add0),
-        ]
-        self.sync += If(~busy,
-            x0.eq(sink.ctr0 + self.key0),
-            x1.eq(sink.ctr1 + self.key1),
-            group.eq(0), phase.eq(0), busy.eq(sink.valid),
-        ).Elif(phase != 2,
-            x0.eq(second), x1.eq(twice), phase.eq(phase + 1),
-        ).Elif(group != groups - 1,
-            x0.eq(x0 + add0), x1.eq(x1 + add1), phase.eq(0), group.eq(group + 1),
-        ).Elif(source.ready, busy.eq(0))
-
-    def mix(self, x0, x1, rotations, select):
-        """(x0, x1) after one round, rotated by ``rotations[select]``."""
-        total, rotated, mixed = (Signal(WORD_BITS) for _ in range(3))
-        self.comb += [
-            total.eq(x0 + x1),
-            Case(select, {i: rotated.eq(Cat(x1[WORD_BITS - r:], x1[:WORD_BITS - r])) for i, r in enumerate(rotations)}),
-            mixed.eq(rotated ^ total),
-        ]
-        return total, mixed
-
-
-class InverseCdf(LiteXModule):
-    """32 uniform bits -> N(0, 1) in Q3.12, bit-exact with ``gauss_from_bits``.
-
-    sink ``bits``, source ``z`` (signed 16). Latency 11 cycles and one for each leading zero of bits[30:0] (one on
-    average, 23 at most); not pipelined. The interpolation multiplies by shifts and additions: no multiplier.
-    """
-
-    def __init__(self):
-        self.sink   = sink   = stream.Endpoint([("bits", WORD_BITS)])
-        self.source = source = stream.Endpoint([("z", (16, True))])
-
-        # # #
-
-        tail     = Signal(TAIL_BITS, reset_less=True)
-        negative = Signal(reset_less=True)
-        octave   = Signal(max=GAUSS_OCTAVES, reset_less=True)
-        total    = Signal(VALUE_BITS + FRACTION_BITS, reset_less=True)
-        slope    = Signal(SLOPE_BITS + FRACTION_BITS, reset_less=True)
-        fraction = Signal(FRACTION_BITS, reset_less=True)
-        left     = Signal(max=FRACTION_BITS + 1, reset_less=True)
-        step_bits = log2_int(GAUSS_STEPS)
-        after     = TAIL_BITS - 1 - step_bits           # bits of the mantissa below the segment number
-
-        value, slopes = gauss_table()
-        entries = [int(v) << SLOPE_BITS | int(-s) for v, s in zip(value, slopes)]
-        rom = Memory(VALUE_BITS + SLOPE_BITS, len(entries), init=entries)
-        port = rom.get_port()
-        self.specials += rom, port
-        magnitude = Signal((16, True))
-        self.comb += [
-            port.adr.eq(Cat(tail[after:TAIL_BITS - 1], octave)),
-            magnitude.eq(total[FRACTION_BITS:]),
-            source.z.eq(Mux(negative, -magnitude, magnitude)),
-        ]
-        normal = Signal()
-        self.comb += normal.eq(tail[-1] | (octave == GAUSS_OCTAVES - 1))
-        self.fsm = fsm = FSM(reset_state="IDLE")
-        fsm.act("IDLE", sink.ready.eq(1), If(sink.valid, NextState("NORMALISE")))
-        fsm.act("NORMALISE", If(normal, NextState("LOOKUP")))
-        fsm.act("LOOKUP", NextState("MULTIPLY"))
-        fsm.act("MULTIPLY", If(left == 1, NextState("DONE")))
-        fsm.act("DONE", source.valid.eq(1), If(source.ready, NextState("IDLE")))
         self.sync += [
-            If(fsm.ongoing("IDLE"), tail.eq(sink.bits), negative.eq(sink.bits[-1]), octave.eq(0)),
-            If(fsm.ongoing("NORMALISE") & ~normal, tail.eq(tail << 1), octave.eq(octave + 1)),
-            If(fsm.ongoing("LOOKUP"),
-                total.eq(Cat(C(1 << FRACTION_BITS - 1, FRACTION_BITS), port.dat_r[SLOPE_BITS:])),
-                slope.eq(port.dat_r[:SLOPE_BITS]),
-                fraction.eq(tail[after - FRACTION_BITS:after]),
-                left.eq(FRACTION_BITS),
-            ),
-            If(fsm.ongoing("MULTIPLY"),
-                If(fraction[0], total.eq(total - slope)),
-                slope.eq(slope << 1), fraction.eq(fraction >> 1), left.eq(left - 1),
-            ),
+            If(self.set0, x0.eq(total)), If(self.set1, x1.eq(total ^ (rotated & Replicate(self.mix, WORD_BITS)))),
+            If(self.clear, x0.eq(0), x1.eq(0)),
         ]
 
 
 class GaussianSource(LiteXModule):
-    """Noise by counter: z(seed0, seed1, element, step), bit-exact with ``gaussian_model.gaussian``.
+    """Noise by counter: the magnitude's segment and sign of z(seed0, seed1, element, step).
 
-    sink ``element``, ``step``; source ``z``: Q3.12 in 16 bits, in order. Seeds must be stable.
-    One value in 16 cycles (more only after five leading zeros), first after about 28; a value not taken holds the
-    next ones off.
+    sink ``element``, ``step`` (held until taken); source ``value``, ``slope``, ``fraction``, ``negative``, held until taken.
+    Seeds must be stable. The sink's word is taken with the source's. 43 cycles a word and two for each leading zero of
+    bits[30:0] (one on average, 23 at most).
     """
 
     def __init__(self):
         self.seed0, self.seed1 = Signal(WORD_BITS), Signal(WORD_BITS)
         self.sink   = sink   = stream.Endpoint([("element", WORD_BITS), ("step", WORD_BITS)])
+        self.source = source = stream.Endpoint([("value", VALUE_BITS), ("slope", SLOPE_BITS), ("fraction", FRACTION_BITS),
+                                                ("negative", 1)])
 
         # # #
 
-        self.threefry = threefry = Threefry()
-        self.inverse = inverse = InverseCdf()
-        self.source = inverse.source
+        self.words = words = Words()
+        self.fsm = FSM(reset_state="IDLE")
+        self.octave, self.negative = Signal(max=GAUSS_OCTAVES, reset_less=True), Signal(reset_less=True)
+        self.comb += [words.seeds[0].eq(self.seed0), words.seeds[1].eq(self.seed1)]
+        self.add_bits()
+        self.add_segment()
+
+    def add_bits(self):
+        """Threefry: the counter, then six injections with four rounds between: states IDLE to ROUND."""
+        fsm, words, sink = self.fsm, self.words, self.sink
+        number, turn = Signal(max=INJECTIONS, reset_less=True), Signal(2, reset_less=True)
+        key_words = [1, 2, 3]       # ``keys`` of the key's words
+        keys = lambda first: Case(number, {s: words.keys.eq(key_words[(s + first) % 3]) for s in range(INJECTIONS)})
+        self.comb += words.rotation.eq(Cat(turn, ~number[0]))      # rounds after injections 0, 2, 4 begin with the first
+        fsm.act("IDLE", words.clear.eq(1), NextValue(number, 0), NextValue(turn, 0), If(sink.valid, NextState("ELEMENT")))
+        fsm.act("ELEMENT", words.small.eq(sink.element), words.set0.eq(1), NextState("STEP"))
+        fsm.act("STEP", words.from1.eq(1), words.small.eq(sink.step), words.set1.eq(1), NextState("INJECT0"))
+        fsm.act("INJECT0",
+            keys(0), words.set0.eq(1),
+            If(number == INJECTIONS - 1, NextState("SIGN")).Else(NextState("INJECT1")),
+        )
+        fsm.act("INJECT1", keys(1), words.from1.eq(1), words.set1.eq(1), NextState("COUNT"))
+        fsm.act("COUNT",
+            words.from1.eq(1), words.small.eq(number), words.set1.eq(1), NextValue(number, number + 1), NextState("ROUND"))
+        fsm.act("ROUND",
+            words.with1.eq(1), words.mix.eq(1), words.set0.eq(1), words.set1.eq(1),
+            NextValue(turn, turn + 1),
+            If(turn == GROUP_ROUNDS - 1, NextState("INJECT0")),
+        )
+
+    def add_segment(self):
+        """Sign, octave, then the table: states SIGN to READY."""
+        fsm, words, source, octave = self.fsm, self.words, self.source, self.octave
+        tail = words.x0
+        after = TAIL_BITS - 1 - log2_int(GAUSS_STEPS)       # bits of the mantissa below the segment number
+        value, slopes = gauss_table()
+        entries = [int(v) << SLOPE_BITS | int(-s) for v, s in zip(value, slopes)]
+        rom = Memory(VALUE_BITS + SLOPE_BITS, len(entries), init=entries)
+        port = rom.get_port()
+        self.specials += rom, port
         self.comb += [
-            threefry.key0.eq(self.seed0), threefry.key1.eq(self.seed1),
-            sink.ready.eq(threefry.sink.ready), threefry.sink.valid.eq(sink.valid),
-            threefry.sink.ctr0.eq(sink.element), threefry.sink.ctr1.eq(sink.step),
-            threefry.source.connect(inverse.sink),
+            port.adr.eq(Cat(tail[after:TAIL_BITS - 1], octave)),
+            source.value.eq(port.dat_r[SLOPE_BITS:]), source.slope.eq(port.dat_r[:SLOPE_BITS]),
+            source.fraction.eq(tail[after - FRACTION_BITS:after]), source.negative.eq(self.negative),
         ]
+        fsm.act("SIGN", NextValue(self.negative, tail[-1]), NextValue(octave, 0), NextState("OCTAVE"))
+        # Doubled by way of x1.
+        fsm.act("OCTAVE",
+            words.set1.eq(1),
+            If(tail[TAIL_BITS - 1] | (octave == GAUSS_OCTAVES - 1), NextState("LOOKUP")).Else(NextState("DOUBLE")),
+        )
+        fsm.act("DOUBLE", words.with1.eq(1), words.set0.eq(1), NextValue(octave, octave + 1), NextState("OCTAVE"))
+        fsm.act("LOOKUP", NextState("READY"))
+        fsm.act("READY",
+            source.valid.eq(1), self.sink.ready.eq(source.ready),
+            If(source.ready, NextState("IDLE")),
+        )

@@ -3,8 +3,9 @@
     TileFetcher --tile--> PixelWalker --adr--> SPM --word--> DotArray --sums--> Accumulator <-- POST
          ^ WBUF words          (shadow tile) ------------------^
 
-Throughput: one activation word (k_lanes x n_lanes int8 MACs, twice that at W4) a cycle; a tile of P output pixels
-takes max(P, n_lanes) cycles, and consecutive tiles and descriptors follow without a gap. Latency: about 20 cycles
+Throughput: one pixel a cycle: one activation word (k_lanes x n_lanes int8 MACs, twice that at W4), or with gemm_words = 2
+the words of two channel blocks where ``xk`` is odd. A step (one tile, or those of two blocks) of P output pixels takes
+max(P, n_lanes * tiles) cycles, and consecutive steps and descriptors follow without a gap. Latency: about 24 cycles
 from an idle unit's descriptor to its first accumulator. The unit never stalls once a word is on its way.
 """
 
@@ -27,16 +28,16 @@ class Gemm(Module):
 
     sink : DescriptorSink; a descriptor is taken when its first weight tile can be fetched, before the earlier ones
         are done.
-    spm, wbuf : SharedMemory whose private ports this unit owns.
+    spm, wbuf : SharedMemory whose private ports this unit owns; the SPM has gemm_words banks.
     post : MemoryPort of accumulator entries, read only (see Accumulator).
     done : one pulse a descriptor, in order, in the cycle after its last accumulator was written.
     error, error_code : one pulse (isa.ERROR_CODE) instead of ``done`` when a word's SPM, WBUF or accumulator
         address is outside its memory. Words before it are written, it and later ones are not. Then the unit is
         idle and takes nothing until ``halt``.
     halt : drop all work; nothing is written and no ``done`` comes from the next cycle on. A descriptor is taken
-        again when the pipeline has drained (10 cycles).
+        again when the pipeline has drained (13 cycles).
     active : work in flight. stall : active, but the array has no word in this cycle.
-    mac_valid, mac_w4 : the array has a word in this cycle.
+    mac_words, mac_w4 : activation words that the array takes in this cycle, and their weights are int4.
     """
 
     def __init__(self, config, spm, wbuf, post):
@@ -46,7 +47,7 @@ class Gemm(Module):
         self.error_code = Signal(8, reset=ERROR_CODE["BUFFER_RANGE"])
         self.active     = Signal()
         self.stall      = Signal()
-        self.mac_valid  = Signal()
+        self.mac_words  = Signal(max=config.gemm_words + 1)
         self.mac_w4     = Signal()
 
         # # #
@@ -65,11 +66,13 @@ class Gemm(Module):
             self.sink.connect(fetcher.sink, omit={"valid", "ready"}),
             fetcher.sink.valid.eq(self.sink.valid & ~self.flush), self.sink.ready.eq(fetcher.sink.ready & ~self.flush),
             fetcher.reset.eq(self.flush), walker.reset.eq(self.flush),
-            wbuf.adr.eq(fetcher.adr), wbuf.re.eq(fetcher.re), fetcher.dat_r.eq(wbuf.dat_r),
+            wbuf.adr[0].eq(fetcher.adr), wbuf.re.eq(fetcher.re), fetcher.dat_r.eq(wbuf.dat_r[0]),
             walker.tile.eq(fetcher.tile), walker.tile_ready.eq(fetcher.tile_ready),
-            fetcher.take.eq(walker.take), fetcher.swap.eq(walker.swap),
-            spm.adr.eq(walker.adr), array.word.eq(spm.dat_r),
-            array.inside.eq(walker.inside), array.xu.eq(walker.xu), array.swap.eq(walker.swap),
+            fetcher.take.eq(walker.take), fetcher.swap.eq(array.swap),
+            *[to.eq(adr) for to, adr in zip(spm.adr, walker.adr)],
+            *[word.eq(dat_r) for word, dat_r in zip(array.words, spm.dat_r)], array.swapped.eq(spm.swapped),
+            *[to.eq(inside) for to, inside in zip(array.inside, walker.inside)],
+            array.xu.eq(walker.xu), array.first.eq(walker.first),
             self.accumulator.mac.eq(self.macs[-1]),
         ]
         self.add_completion()
@@ -95,8 +98,8 @@ class Gemm(Module):
         self.comb += [
             draining.eq(reduce(or_, (m.valid for m in words), self.walker.busy)),
             self.active.eq((waiting != 0) | draining),
-            self.mac_valid.eq(self.macs[1].valid), self.mac_w4.eq(self.macs[1].w4),
-            self.stall.eq(self.active & ~self.mac_valid),
+            self.mac_words.eq(Mux(self.macs[1].valid, 1 + self.macs[1].double, 0)), self.mac_w4.eq(self.macs[1].w4),
+            self.stall.eq(self.active & ~self.macs[1].valid),
         ]
         self.sync += [
             waiting.eq(waiting + (self.sink.valid & self.sink.ready) - self.done),

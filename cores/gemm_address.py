@@ -5,10 +5,16 @@
                                  SPM word x + kb*xk + (iy >> up)*xw + (ix >> up), zero outside 0..h-1, 0..w-1
                                  accumulator entry acc + g*ags + oy*nox + ox
 
-The fetcher runs one tile ahead, into the next descriptor too, so that a tile of P pixels takes max(P, n_lanes)
-cycles and tiles follow each other without a gap.
+With two activation words a cycle the tiles of channel blocks kb and kb + 1 go together: for g, kb by twos, ky, kx.
+The partner's tile is nky*nkx tiles further, its SPM word xk further, so that the two words lie in different banks
+if xk is odd. With an even xk, and for an odd last block, a tile goes alone.
+
+The fetcher runs one step (a tile or a pair) ahead, into the next descriptor too, so that a step of P pixels takes
+max(P, n_lanes a tile) cycles and steps follow each other without a gap.
 """
 
+from functools import reduce
+from operator import or_
 from types import SimpleNamespace
 
 from migen import *
@@ -19,14 +25,15 @@ from litediffusion.cores.ports import DescriptorSink, descriptor_fields
 
 WEIGHT_BITS = 18        # a multiplier's operand: an int8, or two int4 as hi * 2^LOW_BITS + lo
 LOW_BITS    = 13        # |activation * int4| < 2^12: the low product and its sign
+STORED_BITS = 13        # those of an operand that are not always equal: bits 7 to 12 are one sign
 COORD_BITS  = 15        # y0 + ky + 2*oy: -2048 .. 2047 + 15 + 2*4095, signed
 ENTRY_BITS  = 13        # acc + ags: an entry past the memory is seen before it can wrap
-START_LEAD  = 4         # cycles from PixelWalker's taking a tile to the swap
+START_LEAD  = 5         # cycles from PixelWalker's taking a tile to the swap: four stages to the word, one in the array
 MIN_REUSE   = 3         # cycles from the read of an accumulator entry to a read that sees its new value
 
 # Fields that every tile of a descriptor carries to PixelWalker, and those that only the tile walk needs.
-PIXEL_FIELDS = ("noy", "nox", "xw", "h", "w", "stride2", "up", "w4", "xu")
-WALK_FIELDS  = ("ng", "nkb", "nky", "nkx", "x", "xk", "y0", "x0", "wts", "wgs", "ags", "accumulate")
+PIXEL_FIELDS = ("noy", "nox", "xk", "xw", "h", "w", "stride2", "up", "w4", "xu")
+WALK_FIELDS  = ("ng", "nkb", "nky", "nkx", "x", "y0", "x0", "wts", "wgs", "ags", "accumulate")
 LOOPS = ("nkx", "nky", "nkb", "ng")
 BITS = {f.name: f.bits for f in FIELDS["GEMM"]}
 
@@ -41,6 +48,7 @@ def tile_layout():
         ("overwrite", 1),               # first tile of a group, without ``accumulate``
         ("last", 1),                    # last tile of the descriptor
         ("error", 1),                   # a weight address is outside WBUF
+        ("double", 1),                  # with the tile of the next channel block
     ] + [(name, BITS[name]) for name in PIXEL_FIELDS]
 
 
@@ -48,6 +56,7 @@ def mac_layout(config):
     """What travels with an activation word through the array."""
     return [
         ("valid", 1),
+        ("double", 1),                  # two words
         ("entry", log2_int(config.acc_words) + 1),
         ("overwrite", 1), ("w4", 1),
         ("last", 1),                    # last word of the descriptor
@@ -64,14 +73,38 @@ def sign_extend(value, bits):
     return Cat(value, Replicate(value[-1], bits - len(value)))
 
 
+class TileStride(Module):
+    """product = nky * nkx * wts modulo 2^16, 7 cycles after ``start``, by shift and add; the operands as at ``start``."""
+
+    def __init__(self, nky, nkx, wts):
+        self.start   = Signal()
+        self.product = product = Signal(16, reset_less=True)
+
+        # # #
+
+        count, factor = Signal(3), Signal(16, reset_less=True)
+        bits = Signal(7, reset_less=True)       # of nkx and nky to come, the highest ones first
+        gated = lambda value: value & Replicate(bits[-1], 16)
+        self.sync += [
+            If(count != 0,
+                count.eq(count - 1), bits.eq(bits << 1),
+                If(count == 4, factor.eq(product), product.eq(gated(product)))
+                .Else(product.eq((product << 1) + gated(factor))),
+            ),
+            If(self.start,
+                count.eq(7), bits.eq(Cat(nky, nkx[:3])), factor.eq(wts), product.eq(wts & Replicate(nkx[3], 16))),
+        ]
+
+
 class TileFetcher(Module):
-    """Reads the weight tiles from WBUF into the shadow tile and describes each to PixelWalker.
+    """Reads the weight tiles from WBUF into the shadow tile and describes each step to PixelWalker.
 
     Three stages (address, WBUF word, operand) advance together and wait while the shadow tile is full. A tile takes
     n_lanes cycles; a descriptor is taken in the cycle of the last address of the one before.
 
-    ``tile_ready``: ``tile`` describes the next tile, and its last row will be in ``shadow`` START_LEAD cycles from
+    ``tile_ready``: ``tile`` describes the next step, and its last row will be in ``shadow`` START_LEAD cycles from
     now; it falls with ``take``. ``swap``: the array copies ``shadow`` at the end of this cycle.
+    ``shadow``: by lane, stored operands (``unstore``) of the first tile, then of its partner.
     """
 
     def __init__(self, config):
@@ -83,37 +116,49 @@ class TileFetcher(Module):
         self.tile_ready = Signal()
         self.take  = Signal()
         self.swap  = Signal()
-        self.shadow = [[Signal((WEIGHT_BITS, True), name=f"shadow_{n}_{k}", reset_less=True)
-                        for k in range(config.k_lanes)] for n in range(config.n_lanes)]
+        self.shadow = [[Signal(STORED_BITS, name=f"shadow_{n}_{k}", reset_less=True)
+                        for k in range(config.gemm_words * config.k_lanes)] for n in range(config.n_lanes)]
 
         # # #
 
         self.config  = config
         self.busy    = Signal()
         self.lane    = Signal(max=config.n_lanes)
+        self.second  = Signal()         # the partner's tile
         self.advance = Signal()
         self.walk    = registers(WALK_FIELDS)
         # Iterations after this one; that there are none is a register too, because much depends on it.
         self.left    = {name: Signal(BITS[name], name=f"left_{name}", reset_less=True) for name in LOOPS}
         self.end     = {name: Signal(name=f"end_{name}", reset_less=True) for name in LOOPS}
-        self.current = Record(tile_layout(), name="current", reset_less=True)   # the tile of the address stage
-        self.word    = Signal(16, reset_less=True)      # its first WBUF word
+        self.current = Record(tile_layout(), name="current", reset_less=True)   # the step of the address stage
+        self.word    = Signal(16, reset_less=True)      # first WBUF word of its tile
         self.group   = Signal(16, reset_less=True)      # first WBUF word of its group
-        tile_end = Signal()
+        lane_end, step_end = Signal(), Signal()
         self.comb += [
-            tile_end.eq(self.lane == config.n_lanes - 1),
-            sink.ready.eq(self.advance & (~self.busy | (tile_end & self.current.last))),
+            lane_end.eq(self.lane == config.n_lanes - 1),
+            step_end.eq(lane_end & (self.second | ~self.current.double)),
+            sink.ready.eq(self.advance & (~self.busy | (step_end & self.current.last))),
             self.adr.eq(self.word + self.lane),
             self.re.eq(self.advance),
         ]
-        step = [self.lane.eq(self.lane + 1), If(tile_end, self.lane.eq(0), *self.next_tile())]
+        desc = descriptor_fields(sink.desc, "GEMM")
+        self.add_stride(desc)
         self.sync += If(self.advance,
-            If(self.busy, *step),
+            If(self.busy, self.lane.eq(self.lane + 1), If(lane_end, self.lane.eq(0), *self.next_tile())),
             If(sink.ready, self.busy.eq(sink.valid)),
-            If(sink.ready & sink.valid, *self.start(descriptor_fields(sink.desc, "GEMM"))),
+            If(sink.ready & sink.valid, *self.start(desc)),
         )
         self.add_limits()
         self.add_operands()
+
+    def add_stride(self, desc):
+        """Words from a tile to its partner (``ahead``) and from the partner to the next step's tile (``back``)."""
+        self.ahead, self.back = Signal(16), Signal(16, reset_less=True)
+        if self.config.gemm_words == 1:
+            return
+        self.submodules.stride = TileStride(desc.nky, desc.nkx, desc.wts)
+        self.comb += [self.stride.start.eq(self.sink.valid & self.sink.ready), self.ahead.eq(self.stride.product)]
+        self.sync += self.back.eq(self.walk.wts - self.ahead)
 
     def start(self, d):
         """Statements that load descriptor ``d`` and its first tile."""
@@ -121,7 +166,7 @@ class TileFetcher(Module):
         return [
             *[getattr(self.walk, name).eq(getattr(d, name)) for name in WALK_FIELDS],
             *[getattr(t, name).eq(getattr(d, name)) for name in PIXEL_FIELDS],
-            *[self.first(name, d) for name in LOOPS],
+            *[self.first(name, d) for name in LOOPS if name != "nkb"], *self.first_block(d.nkb, d.xk),
             t.x.eq(d.x), t.iy.eq(sign_extend(d.y0, COORD_BITS)), t.ix.eq(sign_extend(d.x0, COORD_BITS)),
             t.entry.eq(d.acc), t.overwrite.eq(~d.accumulate),
             self.word.eq(d.wt), self.group.eq(d.wt),
@@ -132,27 +177,43 @@ class TileFetcher(Module):
         count = getattr(counts, name)
         return [self.left[name].eq(count - 1), self.end[name].eq(count == 1)]
 
+    def first_block(self, nkb, xk):
+        """The same for the loop over channel blocks, which goes by twos where tiles go in pairs."""
+        paired = xk[0] if self.config.gemm_words == 2 else 0
+        return [self.left["nkb"].eq(nkb - 1), self.end["nkb"].eq((nkb == 1) | (paired & (nkb == 2))),
+                self.current.double.eq(paired & (nkb != 1))]
+
+    def next_blocks(self):
+        """Statements that move on to the next channel block or pair of blocks."""
+        t, left, end = self.current, self.left["nkb"], self.end["nkb"]
+        one = [left.eq(left - 1), end.eq(left == 1), t.x.eq(t.x + t.xk)]
+        if self.config.gemm_words == 1:
+            return one
+        two = [left.eq(left - 2), end.eq(left[1:] == 1), t.double.eq(left != 2), t.x.eq(t.x + (t.xk << 1))]
+        return [If(t.double, *two).Else(*one)]
+
     def next_tile(self):
-        """Statements that move on to the next tile: kx fastest, then ky, kb, g."""
-        w, t, end = self.walk, self.current, self.end
+        """Statements that move on to the partner, or to the next step: kx fastest, then ky, kb, g."""
+        w, t, end, double = self.walk, self.current, self.end, self.current.double
         advance = {name: [left.eq(left - 1), end[name].eq(left == 1)] for name, left in self.left.items()}
         restart = {name: self.first(name, w) for name in LOOPS}
         group = [
-            *advance["ng"], *restart["nkb"], t.x.eq(w.x), t.entry.eq(t.entry + w.ags), t.overwrite.eq(~w.accumulate),
-            self.word.eq(self.group + w.wgs), self.group.eq(self.group + w.wgs),
+            *advance["ng"], *self.first_block(w.nkb, t.xk), t.x.eq(w.x), t.entry.eq(t.entry + w.ags),
+            t.overwrite.eq(~w.accumulate), self.word.eq(self.group + w.wgs), self.group.eq(self.group + w.wgs),
         ]
         block = [
-            *restart["nky"], t.iy.eq(sign_extend(w.y0, COORD_BITS)),
-            If(end["nkb"], *group).Else(*advance["nkb"], t.x.eq(t.x + w.xk)),
+            *restart["nky"], t.iy.eq(sign_extend(w.y0, COORD_BITS)), self.word.eq(self.word + w.wts),
+            If(end["nkb"], *group).Else(*self.next_blocks()),
         ]
         row = [
             *restart["nkx"], t.ix.eq(sign_extend(w.x0, COORD_BITS)),
             If(end["nky"], *block).Else(*advance["nky"], t.iy.eq(t.iy + 1)),
         ]
-        return [
-            self.word.eq(self.word + w.wts), t.overwrite.eq(0),
+        step = [
+            self.second.eq(0), t.overwrite.eq(0), self.word.eq(self.word + Mux(double, self.back, w.wts)),
             If(end["nkx"], *row).Else(*advance["nkx"], t.ix.eq(t.ix + 1)),
         ]
+        return [If(double & ~self.second, self.second.eq(1), self.word.eq(self.word + self.ahead)).Else(*step)]
 
     def add_limits(self):
         """Ends of the loops; a tile with a word outside WBUF is an error."""
@@ -166,53 +227,64 @@ class TileFetcher(Module):
     def add_operands(self):
         """WBUF word -> operands -> shadow tile."""
         config, n = self.config, self.config.n_lanes
-        fetched  = Record([("valid", 1), ("w4", 1), ("lane", bits_for(n - 1))], name="fetched")
-        operand  = Record([("valid", 1), ("lane", bits_for(n - 1))], name="operand")
-        operands = [Signal((WEIGHT_BITS, True), name=f"operand_{k}", reset_less=True) for k in range(config.k_lanes)]
-        full, write, first = Signal(), Signal(), Signal()
+        place    = [("lane", bits_for(n - 1)), ("second", 1)]
+        fetched  = Record([("valid", 1), ("w4", 1), *place], name="fetched")
+        operand  = Record([("valid", 1), *place], name="operand")
+        operands = [Signal(STORED_BITS, name=f"operand_{k}", reset_less=True) for k in range(config.k_lanes)]
+        full, write, first, last = Signal(), Signal(), Signal(), Signal()
         self.comb += [
-            first.eq(operand.lane == 0),
+            first.eq((operand.lane == 0) & ~operand.second),
+            last.eq(operand.second | ~self.tile.double),
             self.advance.eq(~(operand.valid & first & full & ~self.swap)),
             write.eq(operand.valid & self.advance),
         ]
         self.sync += [
             If(self.advance,
-                fetched.valid.eq(self.busy), fetched.w4.eq(self.current.w4), fetched.lane.eq(self.lane),
-                operand.valid.eq(fetched.valid), operand.lane.eq(fetched.lane),
+                fetched.valid.eq(self.busy), fetched.w4.eq(self.current.w4),
+                fetched.lane.eq(self.lane), fetched.second.eq(self.second),
+                operand.valid.eq(fetched.valid), operand.lane.eq(fetched.lane), operand.second.eq(fetched.second),
             ),
             If(self.advance & fetched.valid,
                 *[o.eq(pack(self.dat_r[8 * k:8 * k + 8], fetched.w4)) for k, o in enumerate(operands)]),
             If(self.swap, full.eq(0)),
             If(self.take, self.tile_ready.eq(0)),
             If(write & first, full.eq(1), self.tile.eq(self.current)),
-            If(write & (operand.lane == n - 1 - START_LEAD), self.tile_ready.eq(1)),
-            Case(Cat(operand.lane, write), {(1 << len(operand.lane)) | lane: [s.eq(o) for s, o in zip(row, operands)]
-                                            for lane, row in enumerate(self.shadow)}),
+            # The partner's address comes when ``tile`` describes its pair already.
+            If(self.advance & self.busy & self.second & self.current.error, self.tile.error.eq(1)),
+            If(write & last & (operand.lane == n - 1 - START_LEAD), self.tile_ready.eq(1)),
         ]
+        rows = [row[at:at + config.k_lanes] for at in range(0, len(self.shadow[0]), config.k_lanes) for row in self.shadow]
+        self.sync += If(write, Case(Cat(operand.lane, operand.second), {
+            i: [s.eq(o) for s, o in zip(row, operands)] for i, row in enumerate(rows)}))
 
 
 def pack(weights, w4):
-    """A byte of WBUF as multiplier operand: int8, or its two int4 as hi * 2^LOW_BITS + lo."""
+    """A byte of WBUF as stored operand: int8, or its two int4 as hi * 2^LOW_BITS + lo."""
     low, high = weights[:4], weights[4:]
     carry = (sign_extend(high, WEIGHT_BITS - LOW_BITS) - low[3])[:WEIGHT_BITS - LOW_BITS]   # lo < 0 borrows from hi
-    return Mux(w4, Cat(sign_extend(low, LOW_BITS), carry), sign_extend(weights, WEIGHT_BITS))
+    return Mux(w4, Cat(sign_extend(low, 8), carry), sign_extend(weights, STORED_BITS))
+
+
+def unstore(stored):
+    """A stored operand's WEIGHT_BITS bits."""
+    return Cat(stored[:8], Replicate(stored[7], LOW_BITS - 8), stored[8:])
 
 
 class PixelWalker(Module):
-    """Walks the output pixels of the tiles: one activation word a cycle, consecutive tiles without a gap.
+    """Walks the output pixels of the steps: one pixel a cycle, consecutive steps without a gap.
 
-    ``adr`` goes to SPM two cycles after the pixel's coordinates; the word is there one cycle later, together with
-    ``mac`` and the signals below. A tile waits MIN_REUSE cycles if it would read an accumulator entry too early.
+    ``adr`` goes to SPM two cycles after the pixel's coordinates; the words are there one cycle later, together with
+    ``mac`` and the signals below. A step waits MIN_REUSE cycles if it would read an accumulator entry too early.
     """
 
     def __init__(self, config):
         self.tile  = Record(tile_layout())
         self.tile_ready = Signal()
         self.take  = Signal()
-        self.adr   = Signal(max=config.spm_words)
+        self.adr   = [Signal(max=config.spm_words, name=f"adr{word}") for word in range(config.gemm_words)]
         self.mac   = Record(mac_layout(config))
-        self.swap  = Signal()       # the word is the first of its tile
-        self.inside = Signal()      # 0: padding, the word counts as zero
+        self.first = Signal()       # the words are the first of their step
+        self.inside = [Signal(name=f"inside_word{word}") for word in range(config.gemm_words)]  # 0: counts as zero
         self.xu    = Signal()
         self.busy  = Signal()       # words on their way to SPM
 
@@ -259,27 +331,30 @@ class PixelWalker(Module):
         """Three stages: coordinates checked and multiplied, address, SPM word."""
         config, p = self.config, self.pixel
         half = log2_int(config.acc_words)
-        row, column = Signal(16, reset_less=True), Signal(16, reset_less=True)
-        address     = Signal(16, reset_less=True)
+        row, column, xk = [Signal(16, reset_less=True, name=name) for name in ("row", "column", "xk")]
+        first, addresses = Signal(16), [Signal(16, reset_less=True, name=f"address{word}") for word in range(config.gemm_words)]
         macs   = [Record(mac_layout(config), name=f"mac{i}") for i in range(2)] + [self.mac]
-        starts = [Signal(name=f"start{i}") for i in range(2)] + [self.swap]
-        inside = [Signal(name=f"inside{i}", reset_less=True) for i in range(2)] + [self.inside]
+        starts = [Signal(name=f"start{i}") for i in range(2)] + [self.first]
+        inside = [Signal(name=f"inside{i}", reset_less=True) for i in range(2)]
         xus    = [Signal(name=f"xu{i}", reset_less=True) for i in range(2)] + [self.xu]
         spm_error, line = Signal(), Signal((13, True))
+        outside = [address >= config.spm_words for address in addresses]
         self.comb += [
-            line.eq((p.iy >> p.up)[:12]), self.adr.eq(address),
-            spm_error.eq(inside[1] & (address >= config.spm_words)),
+            line.eq((p.iy >> p.up)[:12]), first.eq(row + column), *[a.eq(b) for a, b in zip(self.adr, addresses)],
+            spm_error.eq(inside[1] & reduce(or_, [outside[0], *[macs[1].double & o for o in outside[1:]]])),
         ]
         self.sync += [
-            row.eq(multiplier(self, line, p.xw, config.lut_multipliers)), column.eq(p.x + (p.ix >> p.up)),
-            address.eq(row + column),
+            row.eq(multiplier(self, line, p.xw, config.lut_multipliers)), column.eq(p.x + (p.ix >> p.up)), xk.eq(p.xk),
+            *[address.eq(value) for address, value in zip(addresses, (first, first + xk))],
             inside[0].eq((p.iy >= 0) & (p.iy < p.h) & (p.ix >= 0) & (p.ix < p.w)),
             macs[0].valid.eq(self.valid), starts[0].eq(self.valid & self.start), xus[0].eq(p.xu),
+            macs[0].double.eq(p.double),
             macs[0].entry.eq(p.entry), macs[0].overwrite.eq(p.overwrite), macs[0].w4.eq(p.w4),
             macs[0].last.eq(p.last & self.end_x & self.end_y),
             macs[0].error.eq(p.error | Mux(p.w4, p.entry[half:] != 0, p.entry[half + 1:] != 0)),
+            *[word.eq(inside[1] & counts) for word, counts in zip(self.inside, (1, macs[1].double))],
         ]
         self.comb += self.busy.eq(self.valid | macs[0].valid | macs[1].valid)
         for chain in (macs, starts, inside, xus):
-            self.sync += [chain[1].eq(chain[0]), chain[2].eq(chain[1])]
+            self.sync += [after.eq(before) for before, after in zip(chain, chain[1:])]
         self.sync += If(spm_error, self.mac.error.eq(1))

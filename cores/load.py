@@ -10,11 +10,9 @@ Throughput: one word a cycle, or what the DRAM gives. ``done`` when the descript
 from migen import *
 
 from litex.gen import LiteXModule
-from litex.soc.interconnect import stream
-
-from litedram.frontend.dma import LiteDRAMDMAReader
 
 from litediffusion.cores import isa
+from litediffusion.cores.fifo import BlockFifo
 from litediffusion.cores.ports import MemoryPort
 from litediffusion.cores.transfer import Transfer
 
@@ -27,7 +25,7 @@ class Load(LiteXModule):
     spm, wbuf, param
                 memory clients, writes only (``param``: words, four a record)
     beat        a DRAM word was received
-    Once ``halt`` is set no new address is made, words under way are received and dropped, and ``active`` falls.
+    Once ``halt`` is set no new address is made, words under way are received, and ``active`` falls.
     """
 
     def __init__(self, config, port):
@@ -45,33 +43,40 @@ class Load(LiteXModule):
 
         # # #
 
-        self.reader = reader = LiteDRAMDMAReader(port, fifo_depth=config.dma_depth, fifo_buffered=True)
-        self.tags = tags = stream.SyncFIFO([("chip", 16), ("mem", 2), ("inside", 1), ("end", 1)], config.dma_depth)
-        place, tag = transfer.source, tags.source
+        # A tag for every word asked for, so data never come without room.
+        self.words = words = BlockFifo([("data", config.word_bits)], config.dma_depth)
+        self.tags = tags = BlockFifo([("chip", 16), ("mem", 2), ("inside", 1), ("end", 1)], config.dma_depth)
+        place, tag, word = transfer.source, tags.source, words.source
         self.comb += [
-            reader.sink.address.eq(place.adr),
+            port.cmd.addr.eq(place.adr),
+            port.cmd.valid.eq(place.valid & place.inside & tags.sink.ready),
             place.connect(tags.sink, keep={"chip", "mem", "inside", "end"}),
-            reader.sink.valid.eq(place.valid & place.inside & tags.sink.ready),
-            tags.sink.valid.eq(place.valid & (reader.sink.ready | ~place.inside)),
-            place.ready.eq(tags.sink.ready & (reader.sink.ready | ~place.inside)),
+            tags.sink.valid.eq(place.valid & (port.cmd.ready | ~place.inside)),
+            place.ready.eq(tags.sink.ready & (port.cmd.ready | ~place.inside)),
+            words.sink.valid.eq(port.rdata.valid), words.sink.data.eq(port.rdata.data), port.rdata.ready.eq(1),
         ]
+        # The memory that a word is written to follows a register: block RAM answers late.
+        valid, end, mem, chip = Signal(), Signal(reset_less=True), Signal(2, reset_less=True), Signal(16, reset_less=True)
+        data = Signal(config.word_bits, reset_less=True)
         here, granted = Signal(), Signal()
         clients = {isa.MEM["SPM"]: self.spm, isa.MEM["WBUF"]: self.wbuf, isa.MEM["PARAM"]: self.param}
-        for mem, client in clients.items():
+        for number, client in clients.items():
+            # Words of a halted LOAD are still written: its memory is free then, and the DRAM's words must go somewhere.
             self.comb += [
-                client.valid.eq(here & (tag.mem == mem) & ~self.halt),
-                client.adr.eq(tag.chip),
-                client.we.eq(2**len(client.we) - 1),
-                client.dat_w.eq(Mux(tag.inside, reader.source.data, 0)),
+                client.valid.eq(valid & (mem == number)),
+                client.adr.eq(chip), client.dat_w.eq(data), client.we.eq(2**len(client.we) - 1),
                 If(client.valid & client.ready, granted.eq(1)),
             ]
         self.comb += [
-            here.eq(tag.valid & (~tag.inside | reader.source.valid)),
-            If(self.halt, granted.eq(here)),        # nothing may keep the DRAM's words from being received
-            tag.ready.eq(granted),
-            reader.source.ready.eq(granted & tag.inside),
-            self.done.eq(granted & tag.end & ~self.halt),
-            self.beat.eq(port.rdata.valid & port.rdata.ready),
-            self.active.eq(transfer.active | tag.valid),
-            self.stall.eq(tag.valid & ~granted),
+            here.eq(tag.valid & (~tag.inside | word.valid) & (~valid | granted)),
+            tag.ready.eq(here),
+            word.ready.eq(here & tag.inside),
+            self.done.eq(granted & end & ~self.halt),
+            self.beat.eq(port.rdata.valid),
+            self.active.eq(transfer.active | ~tags.empty | valid),
+            self.stall.eq((~tags.empty | valid) & ~granted),
+        ]
+        self.sync += [
+            If(granted, valid.eq(0)),
+            If(here, valid.eq(1), data.eq(Mux(tag.inside, word.data, 0)), chip.eq(tag.chip), mem.eq(tag.mem), end.eq(tag.end)),
         ]

@@ -20,40 +20,63 @@ def block_ram(bits, words, name):
 class SharedMemory(Module):
     """A memory of ``words`` x ``bits`` (two half words) with a private read port and one port shared by clients.
 
-    Private port: ``dat_r`` is the word at ``adr`` one cycle later; it is held while ``re`` is 0.
+    Private port: one word a bank and cycle. ``dat_r[b]`` is the word of bank b at the address of ``adr`` that lies in
+    that bank, one cycle later; all are held while ``re`` is 0. With two banks (even and odd words) the two addresses
+    must differ in bit 0, else the second one's word is undefined; ``swapped`` comes with the data: the word at
+    ``adr[0]`` is ``dat_r[1]`` and the one at ``adr[1]`` is ``dat_r[0]``.
     Shared port: one access a cycle, of the first client of the list that is ``valid`` (fixed priority: the first
     client is never held off, later ones only while an earlier one asks; ``ready`` may depend on ``valid``).
     A write (``we`` not 0) changes the half words whose bit of ``we`` is set. A read is answered in the next cycle
     with ``rvalid`` and ``dat_r``. Reading a word on one port in the cycle in which the other writes it gives
     undefined data in block RAM; programs never do so, because tokens order the units.
 
-    Each half is a Memory of its own (no write granularity), in no-change mode: what every FPGA family infers.
+    Each half of a bank is a Memory of its own (no write granularity), in no-change mode: what every FPGA family infers.
 
     Parameters
     ----------
     words, bits : depth and width; bits is even
     clients : list of MemoryPort(words, bits), highest priority first
+    banks : words that the private port reads a cycle, 1 or 2
     """
 
-    def __init__(self, words, bits, clients):
+    def __init__(self, words, bits, clients, banks=1):
         if bits % 2:
             raise ValueError(f"SharedMemory: {bits} bits cannot be split into two half words; use an even width")
-        self.adr   = Signal(max=words)
-        self.re    = Signal(reset=1)
-        self.dat_r = Signal(bits)
+        if banks not in (1, 2):
+            raise ValueError(f"SharedMemory: {banks} banks; words lie in 1 bank or in 2, even and odd")
+        self.adr     = [Signal(max=words, name=f"adr{bank}") for bank in range(banks)]
+        self.re      = Signal(reset=1)
+        self.dat_r   = [Signal(bits, name=f"dat_r{bank}") for bank in range(banks)]
+        self.swapped = Signal()
 
         # # #
 
         adr, we, dat_w, dat_r = Signal(max=words), Signal(2), Signal(bits), Signal(bits)
         self._arbitrate(clients, adr, we, dat_w, dat_r)
+        if banks == 1:
+            self._add_bank("", words, bits, self.adr[0], self.dat_r[0], (adr, we, dat_w, dat_r))
+            return
+        self.sync += If(self.re, self.swapped.eq(self.adr[0][0]))
+        answers, answered = [Signal(bits, name=f"answer{bank}") for bank in range(2)], Signal()
+        self.sync += answered.eq(adr[0])
+        self.comb += dat_r.eq(Mux(answered, answers[1], answers[0]))
+        for bank in range(2):
+            private = Mux(self.adr[0][0], self.adr[1 - bank][1:], self.adr[bank][1:])
+            writes = we & Replicate(adr[0] == bank, 2)
+            self._add_bank(f"bank{bank}_", words // 2, bits, private, self.dat_r[bank],
+                           (adr[1:], writes, dat_w, answers[bank]))
+
+    def _add_bank(self, name, words, bits, private_adr, private_dat_r, shared_port):
+        """The two halves of a bank."""
+        adr, we, dat_w, dat_r = shared_port
         for half in range(2):
             part   = slice(half * bits // 2, (half + 1) * bits // 2)
-            memory = block_ram(bits // 2, words, name=f"half{half}")
+            memory = block_ram(bits // 2, words, name=f"{name}half{half}")
             private = memory.get_port(has_re=True, mode=READ_FIRST)
             shared  = memory.get_port(write_capable=True, mode=NO_CHANGE)
             self.specials += memory, private, shared
             self.comb += [
-                private.adr.eq(self.adr), private.re.eq(self.re), self.dat_r[part].eq(private.dat_r),
+                private.adr.eq(private_adr), private.re.eq(self.re), private_dat_r[part].eq(private.dat_r),
                 shared.adr.eq(adr), shared.we.eq(we[half]), shared.dat_w.eq(dat_w[part]),
                 dat_r[part].eq(shared.dat_r),
             ]

@@ -7,12 +7,15 @@ from litex.gen import LiteXModule
 from litediffusion.cores import isa
 from litediffusion.cores.memory import block_ram
 
+STROBE_BITS = 16
+
 
 class ParamMemory(LiteXModule):
     """``param_words`` records of 512 bits in four block memories of one word each.
 
     adr, dat_r  record read port, data one cycle after the address
-    clients     MemoryPorts of words (four a record), write only, highest priority first; one write a cycle
+    clients     MemoryPorts of words (four a record), write only, highest priority first; one write a cycle. ``we`` has one
+                bit for each 16 bits of the word, or one for all of it
     A record read in the cycle in which one of its words is written is undefined: tokens order LOAD and POST, and NORM
     reads a record before it writes it.
     """
@@ -23,19 +26,21 @@ class ParamMemory(LiteXModule):
         # # #
 
         quarters = isa.PARAM_BYTES // config.word_bytes
-        adr, data, we = Signal(max=quarters * config.param_words), Signal(config.word_bits), Signal()
+        adr, data = Signal(max=quarters * config.param_words), Signal(config.word_bits)
+        we = Signal(config.word_bits // STROBE_BITS)
         chain = []
         for client in clients:
-            grant = [adr.eq(client.adr), data.eq(client.dat_w), we.eq(1), client.ready.eq(1)]
+            strobes = client.we if len(client.we) > 1 else Replicate(client.we, len(we))
+            grant = [adr.eq(client.adr), data.eq(client.dat_w), we.eq(strobes), client.ready.eq(1)]
             chain = chain.Elif(client.valid, *grant) if chain else If(client.valid, *grant)
         self.comb += chain
         select = log2_int(quarters)
         for quarter in range(quarters):
             memory = block_ram(config.word_bits, config.param_words, name=f"param{quarter}")
-            read, write = memory.get_port(mode=READ_FIRST), memory.get_port(write_capable=True, mode=READ_FIRST)
+            read, write = memory.get_port(mode=READ_FIRST), memory.get_port(write_capable=True, we_granularity=STROBE_BITS, mode=READ_FIRST)
             self.specials += memory, read, write
             part = slice(quarter * config.word_bits, (quarter + 1) * config.word_bits)
             self.comb += [
                 read.adr.eq(self.adr), self.dat_r[part].eq(read.dat_r),
-                write.adr.eq(adr[select:]), write.dat_w.eq(data), write.we.eq(we & (adr[:select] == quarter)),
+                write.adr.eq(adr[select:]), write.dat_w.eq(data), write.we.eq(we & Replicate(adr[:select] == quarter, len(we))),
             ]

@@ -1,17 +1,20 @@
 """POST: drains accumulators or activations through requantise, second operand, activation and output quantisation.
 
-The instruction is defined by ``isa.OPS["POST"]`` and ``Machine.post``; the arithmetic is in ``post_lanes``.
+The instruction is defined by ``isa.OPS["POST"]`` and ``Machine.post``; the arithmetic is in ``post_lanes``. An element
+(n_lanes values) goes through the post_lanes lanes in ``beats`` = n_lanes / post_lanes cycles.
 
-    issue (stage 0)   addresses of one element (n_lanes values) are checked and its reads granted
+    issue (stage 0)   addresses of an element are checked and its reads granted; its further beats follow
     stage 1           source, operand, parameter record and row record arrive
-    stages 1..18      PostLanes, no stalls
-    stage 18          out enters the output queue; statistics leave it for RowSums, RowReciprocal and ChannelSums
+    stages 2, 3       BeatSources: words held, the beat's values picked
+    stages 1..21      PostLanes, no stalls
+    stage 21          out enters the output queue; statistics leave it for RowSums, RowReciprocal and ChannelSums
     write             out and its address leave the queues when the memory grants
 
-Throughput one element a cycle, less when a memory does not grant or the ends of two rows with ``rowsum`` are closer
-than RECIPROCAL_CYCLES. A descriptor of n elements without refusals takes from ``sink.ready`` to ``done`` n + 21 cycles;
-with channel sums n + 22, row sums n + 25, row sums and reciprocals n + 35, row maxima n + 8. The next descriptor can be
-taken in the following cycle. Nothing stalls the lanes: an element is issued only if the output queue has room for it.
+Throughput one element in ``beats`` cycles, less when a memory does not grant or the ends of two rows with ``rowsum`` are
+closer than a RowReciprocal takes. A descriptor of n elements without refusals takes from ``sink.ready`` to ``done``
+n * beats + 24 cycles; with channel sums + 25, row sums + 25 + log2(post_lanes), their reciprocals 18 more (10 if beats is
+1), row maxima + 7 + log2(post_lanes). The next descriptor can be taken in the following cycle. Nothing stalls the lanes:
+an element is issued only if the output queue has room for it.
 
 Within a descriptor reads run up to OUTPUT_DEPTH + 2 elements ahead of writes: a destination may be an element's own
 source or operand or that of an earlier element, not that of a later one.
@@ -26,14 +29,15 @@ from litediffusion.cores import isa
 from litediffusion.cores.arith import outside, vector
 from litediffusion.cores.isa import DST, OUT, ROP, SRC
 from litediffusion.cores.multiply import square
-from litediffusion.cores.ports import DescriptorSink, MemoryPort
+from litediffusion.cores.ports import DescriptorSink, MemoryPort, descriptor_fields
 from litediffusion.cores.post_address import AffineAddress, Loops
 from litediffusion.cores.post_lanes import OUT_BITS, OUT_STAGE, PostLanes
-from litediffusion.cores.post_stat import RECIPROCAL_CYCLES, ChannelSums, RowMaximum, RowReciprocal, RowSums
+from litediffusion.cores.post_source import BeatCoefficients, BeatSources
+from litediffusion.cores.post_stat import ChannelSums, RowMaximum, RowReciprocal, RowSums
 from litediffusion.cores.row import RowPort, StatPort
-from litediffusion.cores.ports import descriptor_fields
 
-OUTPUT_DEPTH = 32       # above the pipeline's length, so that a free memory is written every cycle
+MAX_STAGE = 4           # where the row maximum takes the source
+OUTPUT_DEPTH = 32       # beats; above the pipeline's length, so that a free memory is written every cycle
 ADDRESS_BITS = 18
 
 
@@ -58,6 +62,7 @@ class Post(LiteXModule):
 
     def __init__(self, config):
         self.config = c = config
+        self.beats = c.post_beats
         self.sink = DescriptorSink()
         self.done = Signal()
         self.error = Signal()
@@ -79,7 +84,6 @@ class Post(LiteXModule):
         self.add_issue()
         self.add_lanes()
         self.add_sources()
-        self.add_coefficients()
         self.add_statistics()
         self.add_rows()
         self.add_output()
@@ -107,16 +111,17 @@ class Post(LiteXModule):
         """Addresses of the element to be issued, and ``bad``: one of them is out of its memory."""
         c, d = self.config, self.d
         self.loops = loops = Loops()
+        early = self.beats > 1
         self.bad = Signal()
         self.row_end = Signal()
         self.comb += [
             loops.n0.eq(d.n0), loops.n1.eq(d.n1), loops.n2.eq(d.n2), loops.load.eq(self.load),
             self.row_end.eq(Mux(d.row_loop == 2, loops.end1, (d.row_loop == 1) & loops.end2)),
         ]
-        self.a = AffineAddress(loops, d.a, (d.as0, d.as1, d.as2), "a")
-        self.r = AffineAddress(loops, d.r, (d.rs0, d.rs1, d.rs2), "r")
-        self.out = AffineAddress(loops, d.d, (d.ds0, d.ds1, d.ds2), "d")
-        self.p = AffineAddress(loops, d.p, (d.ps0, d.ps1, d.ps2), "p")
+        self.a = AffineAddress(loops, d.a, (d.as0, d.as1, d.as2), "a", early)
+        self.r = AffineAddress(loops, d.r, (d.rs0, d.rs1, d.rs2), "r", early)
+        self.out = AffineAddress(loops, d.d, (d.ds0, d.ds1, d.ds2), "d", early)
+        self.p = AffineAddress(loops, d.p, (d.ps0, d.ps1, d.ps2), "p", early)
         self.row_record, next_row = self.add_record("row", d.row, c.row_words, self.row_end)
         _, next_stat = self.add_record("stat", d.stat_rec, c.stat_words, loops.end2)
         # Known when the addresses are: a register too, because every grant depends on it.
@@ -145,116 +150,88 @@ class Post(LiteXModule):
         return record, following
 
     def add_issue(self):
-        """Grant bookkeeping: an element is issued in the cycle in which its last read is granted."""
-        c, d, loops = self.config, self.d, self.loops
+        """Grant bookkeeping: the first beat of an element is issued in the cycle in which its last read is granted.
+
+        The loops step with the last beat, so with more than one they do not depend on the grants of that cycle.
+        """
+        d, loops, beats = self.d, self.loops, self.beats
         self.running = Signal()
         self.room = Signal()
-        go, src_done, opr_done, src_granted, opr_granted = (Signal(name=f"issue_{n}") for n in
-                                                            ("go", "src_done", "opr_done", "src_granted", "opr_granted"))
-        row_wait = Signal(max=RECIPROCAL_CYCLES)
+        self.beat = beat = Signal(max=max(2, beats))
+        self.issued = issued = Signal()
+        go, granted, src_done, opr_done, src_granted, opr_granted = (
+            Signal(name=f"issue_{n}") for n in ("go", "granted", "src_done", "opr_done", "src_granted", "opr_granted"))
+        self.row_reciprocal = RowReciprocal(digits=2 if beats == 1 else 1)
+        row_wait = Signal(max=self.row_reciprocal.cycles)
         self.comb += [
-            go.eq(self.running & ~self.bad & ~self.halt & (self.room | ~self.writes)
+            go.eq(self.running & ~self.bad & ~self.halt & (self.room | ~self.writes) & (beat == 0)
                   & ~(d.rowsum & self.row_end & (row_wait != 0))),
             self.acc.valid.eq(go & self.reads_acc & ~src_done), self.acc.adr.eq(self.a.address),
             self.src.valid.eq(go & ~self.reads_acc & ~src_done), self.src.adr.eq(self.a.address[1:]),
             self.opr.valid.eq(go & self.reads_operand & ~opr_done), self.opr.adr.eq(self.r.address[1:]),
             src_granted.eq((self.acc.valid & self.acc.ready) | (self.src.valid & self.src.ready)),
             opr_granted.eq(self.opr.valid & self.opr.ready),
-            loops.step.eq(go & (src_done | src_granted) & (~self.reads_operand | opr_done | opr_granted)),
-            self.stall.eq(self.active & ~loops.step),
+            granted.eq(go & (src_done | src_granted) & (~self.reads_operand | opr_done | opr_granted)),
+            issued.eq(granted | (beat != 0)),
+            loops.step.eq(granted if beats == 1 else beat == beats - 1),
+            self.stall.eq(self.active & ~issued),
         ]
         self.sync += [
-            src_done.eq((src_done | src_granted) & ~loops.step),
-            opr_done.eq((opr_done | opr_granted) & ~loops.step),
-            If(loops.step & self.row_end, row_wait.eq(RECIPROCAL_CYCLES - 1)
+            src_done.eq((src_done | src_granted) & ~granted),
+            opr_done.eq((opr_done | opr_granted) & ~granted),
+            If(loops.step & self.row_end, row_wait.eq(self.row_reciprocal.cycles - beats)
             ).Elif(row_wait != 0, row_wait.eq(row_wait - 1)),
         ]
-        inner_first = Signal()
-        row_first = Signal()
+        if beats > 1:
+            self.sync += If(issued, beat.eq(beat + 1))
+
+    def add_lanes(self):
+        """The lanes with the valid bits, beat numbers and flags of their stages. ``self.stage[k]``: a beat is in stage k."""
+        d, loops, beat = self.d, self.loops, self.beat
+        pipe = Signal(OUT_STAGE)
+        self.stage = [self.issued] + [pipe[k] for k in range(OUT_STAGE)]
+        # Beats of a rowmax descriptor leave the pipeline where the maximum takes them.
+        leave = Cat(*[C(int(k == MAX_STAGE), 1) for k in range(OUT_STAGE)])
+        self.sync += pipe.eq(Cat(self.issued, pipe) & ~(leave & Replicate(d.rowmax, OUT_STAGE)))
+        inner_first, row_first = Signal(), Signal()
         self.sync += [
             If(self.load, inner_first.eq(1), row_first.eq(1)
             ).Elif(loops.step, inner_first.eq(loops.end2), row_first.eq(self.row_end)),
         ]
-        self.flags = {"inner_first": inner_first, "inner_last": loops.end2, "row_first": row_first, "row_last": self.row_end}
-
-    def add_lanes(self):
-        """The lanes with the valid bits and flags of their stages. ``self.stage[k]``: an element is in stage k."""
-        d, step = self.d, self.loops.step
-        pipe = Signal(OUT_STAGE)
-        self.stage = [step] + [pipe[k] for k in range(OUT_STAGE)]
-        # Elements of a rowmax descriptor leave the pipeline after stage 2, where the maximum takes them.
-        self.sync += pipe.eq(Cat(step, pipe[0], pipe[1] & ~d.rowmax, pipe[2:]))
-        self.flag = {}
-        for name, value in self.flags.items():
-            delayed = Signal(OUT_STAGE + 1, name=f"pipe_{name}")
-            self.sync += delayed.eq(Cat(value, delayed))
-            self.flag[name] = [value] + [delayed[k] for k in range(OUT_STAGE + 1)]
+        # Rows are reduced over all beats of their elements.
+        self.flag = {name: self.delayed(name, value) for name, value in {
+            "beat": beat, "inner_first": inner_first, "inner_last": loops.end2,
+            "row_first": row_first & (beat == 0), "row_last": self.row_end & (beat == self.beats - 1)}.items()}
         self.pipe = pipe
-        self.lanes = lanes = PostLanes(self.config.n_lanes, self.stage, self.config.lut_multipliers)
+        self.lanes = lanes = PostLanes(self.config.post_lanes, self.stage, self.config.lut_multipliers)
         self.comb += [
-            lanes.operand.eq(d.rop != ROP["NONE"]), lanes.mul.eq(d.rop == ROP["MUL"]),
+            lanes.scalars.adds.eq(d.rop == ROP["ADD"]), lanes.mul.eq(d.rop == ROP["MUL"]),
             lanes.act.eq(d.act), lanes.out_type.eq(d.out),
         ]
 
+    def delayed(self, name, value):
+        """``value`` of stage 0 in stages 0..OUT_STAGE + 1."""
+        stages = [value] + [Signal(len(value), name=f"pipe_{name}{k + 1}") for k in range(OUT_STAGE + 1)]
+        self.sync += [after.eq(before) for before, after in zip(stages, stages[1:])]
+        return stages
+
     def add_sources(self):
-        """Stage 1: pick the lanes of source and operand; data granted before the issue wait in a register."""
-        c, d = self.config, self.d
-        src_fresh = Signal()
-        opr_fresh = Signal()
-        src_half = Signal()
-        opr_half = Signal()
-        self.sync += [
-            src_fresh.eq((self.acc.valid & self.acc.ready) | (self.src.valid & self.src.ready)),
-            opr_fresh.eq(self.opr.valid & self.opr.ready),
-            src_half.eq(self.a.address[0]), opr_half.eq(self.r.address[0]),
-        ]
-        a_held, r_held = vector((32, True), c.n_lanes, "a_held"), vector((8, True), c.n_lanes, "r_held")
-        for i in range(c.n_lanes):
-            a, low, high, wide = (Signal((bits, True), name=f"src_{n}_{i}") for n, bits in
-                                  (("a", 32), ("low", 8), ("high", 8), ("wide", 16)))
-            r = Signal((8, True), name=f"opr_r_{i}")
-            byte = lambda word, half: word[c.half_bits * half + 8 * i:c.half_bits * half + 8 * i + 8]
-            self.comb += [
-                low.eq(byte(self.src.dat_r, 0)), high.eq(byte(self.src.dat_r, 1)),
-                wide.eq(self.src.dat_r[16 * i:16 * i + 16]),
-                If(self.reads_acc, a.eq(self.acc.dat_r[32 * i:32 * i + 32])
-                ).Elif(d.src == SRC["INT16"], a.eq(wide)
-                ).Elif(src_half, a.eq(high)
-                ).Else(a.eq(low)),
-                If(opr_half, r.eq(byte(self.opr.dat_r, 1))).Else(r.eq(byte(self.opr.dat_r, 0))),
-                If(src_fresh, self.lanes.a[i].eq(a)).Else(self.lanes.a[i].eq(a_held[i])),
-                If(opr_fresh, self.lanes.r[i].eq(r)).Else(self.lanes.r[i].eq(r_held[i])),
-            ]
-            # Without a second operand no element waits after its source was granted.
-            self.sync += If(self.reads_operand, If(src_fresh, a_held[i].eq(a)), If(opr_fresh, r_held[i].eq(r)))
-
-    def add_coefficients(self):
-        """Stage 1: the parameter record's and the row record's fields."""
-        d, lanes, row = self.d, self.lanes, self.row
+        """Words and records to the lanes."""
+        c, d, lanes, row = self.config, self.d, self.lanes, self.row
+        self.sources = sources = BeatSources(c, self.acc, self.src, self.opr)
+        self.coefficients = coefficients = BeatCoefficients(c, lanes, d, self.param_dat, row)
         self.comb += [
-            self.param_adr.eq(self.p.address), row.r_adr.eq(self.row_record),
-            If(d.submax, lanes.row_max.eq(row.r_max)), If(d.row_m, lanes.scalars.extra.eq(row.r_e)),
+            self.param_adr.eq(self.p.address), row.r_adr.eq(self.row_record), coefficients.beat.eq(self.flag["beat"][1]),
+            sources.src_half.eq(self.a.address[0]), sources.opr_half.eq(self.r.address[0]), sources.kind.eq(d.src),
+            sources.valid.eq(self.stage[2]), sources.beat.eq(self.flag["beat"][2]),
+            *[own.eq(value) for own, value in zip(lanes.a + lanes.r, sources.a + sources.r)],
         ]
-        fields_of = iter(self.param_fields())
-        for signals, of_row, row_value in ((lanes.m, d.row_m, row.r_m), (lanes.o, d.row_o, row.r_o)):
-            for signal in signals:
-                self.comb += If(of_row, signal.eq(row_value)).Else(signal.eq(next(fields_of)))
-        scalars = dict(zip((f.name for f in isa.PARAM_SCALARS), fields_of))
-        self.comb += [getattr(lanes.scalars, n).eq(scalars[n]) for n in ("shift", "rshift", "oshift", "rmult", "omult")]
-
-    def param_fields(self):
-        """Slices of ``param_dat`` in the order of the record: mult by lane, offset by lane, scalars."""
-        bit, slices = 0, []
-        for f in [isa.PARAM_LANES[0]] * 8 + [isa.PARAM_LANES[1]] * 8 + isa.PARAM_SCALARS:
-            slices.append(self.param_dat[bit:bit + f.bits])
-            bit += f.bits
-        return slices
 
     def add_statistics(self):
-        """Stage 18: squares; then sums by channel and by row."""
+        """Stage 21: squares; then sums by channel and by row."""
         d, out, last = self.d, self.lanes.out, OUT_STAGE + 1
-        values, squares = vector((OUT_BITS, True), len(out), "o19"), vector((32, True), len(out), "q19")
-        narrow = [Signal((16, True), name=f"o18_{i}") for i in range(len(out))]     # int16 and uint8 fit
+        values, squares = vector((OUT_BITS, True), len(out), f"o{last}"), vector((32, True), len(out), f"q{last}")
+        narrow = [Signal((16, True), name=f"o{OUT_STAGE}_{i}") for i in range(len(out))]     # int16 and uint8 fit
         self.comb += [n.eq(o) for n, o in zip(narrow, out)]
         products = [square(self, n, self.config.lut_multipliers) for n in narrow]
         valid = self.summed = Signal()
@@ -264,10 +241,13 @@ class Post(LiteXModule):
             valid.eq(take),
             If(take, *[v.eq(o) for v, o in zip(values, out)], *[q.eq(p) for q, p in zip(squares, products)]),
         ]
-        self.channel_sums = sums = ChannelSums(values, squares, self.stat)
+        self.channel_sums = sums = ChannelSums(values, squares, self.stat, self.beats)
+        ahead, at = last - sums.AHEAD, lambda name: self.flag[name][last - sums.AHEAD]
         self.comb += [
             sums.valid.eq(valid & d.stat),
             sums.first.eq(self.flag["inner_first"][last]), sums.last.eq(self.flag["inner_last"][last]),
+            sums.ahead_beat.eq(at("beat")),
+            sums.ahead_end.eq(self.stage[ahead] & at("inner_last") & (at("beat") == self.beats - 1)),
             sums.load.eq(self.load), sums.record.eq(d.stat_rec), sums.accumulate.eq(d.stat_acc),
         ]
         self.row_sums = RowSums(values, squares)
@@ -278,12 +258,11 @@ class Post(LiteXModule):
 
     def add_rows(self):
         """Results of a row, written to consecutive row records."""
-        d, row, sums = self.d, self.row, self.row_sums
-        self.row_maximum = maximum = RowMaximum(self.lanes.a2)
-        self.row_reciprocal = reciprocal = RowReciprocal()
+        d, row, sums, reciprocal = self.d, self.row, self.row_sums, self.row_reciprocal
+        self.row_maximum = maximum = RowMaximum(self.lanes.a4)
         self.comb += [
-            maximum.valid.eq(self.stage[2] & d.rowmax),
-            maximum.first.eq(self.flag["row_first"][2]), maximum.last.eq(self.flag["row_last"][2]),
+            maximum.valid.eq(self.stage[MAX_STAGE] & d.rowmax),
+            maximum.first.eq(self.flag["row_first"][MAX_STAGE]), maximum.last.eq(self.flag["row_last"][MAX_STAGE]),
             reciprocal.start.eq(sums.done & d.rowsum), reciprocal.total.eq(sums.s),
             row.we_max.eq(maximum.done), row.w_max.eq(maximum.value),
             row.we_me.eq(reciprocal.done), row.w_m.eq(reciprocal.m), row.w_e.eq(reciprocal.e),
@@ -293,16 +272,25 @@ class Post(LiteXModule):
         self.sync += If(self.load, row.w_adr.eq(d.row)).Elif(written, row.w_adr.eq(row.w_adr + 1))
 
     def add_output(self):
-        """Queues of addresses (from the issue) and results (from stage 18), and the writes."""
-        c, d = self.config, self.d
-        self.addresses = addresses = SyncFIFO(ADDRESS_BITS, OUTPUT_DEPTH)
-        self.results = results = SyncFIFO(c.word_bits, OUTPUT_DEPTH)
-        wide, word = d.out == OUT["INT16"], Signal(c.word_bits)
+        """Queues of addresses (from the issue) and results (an element's beats side by side), and the writes."""
+        c, d, beats = self.config, self.d, self.beats
+        depth = max(16, OUTPUT_DEPTH // beats)
+        self.addresses = addresses = SyncFIFO(ADDRESS_BITS, depth)
+        self.results = results = SyncFIFO(c.word_bits, depth)
+        wide, word, element = d.out == OUT["INT16"], Signal(c.word_bits), Signal(c.word_bits)
         narrow = Cat(*[results.dout[16 * i:16 * i + 8] for i in range(c.n_lanes)])
+        values = Cat(*[o[:16] for o in self.lanes.out])
+        if beats == 1:
+            self.comb += element.eq(values)
+        else:
+            before = Signal(c.word_bits - len(values), reset_less=True)
+            self.comb += element.eq(Cat(before, values))
+            self.sync += If(self.stage[OUT_STAGE], before.eq(element[len(values):]))
         self.comb += [
             self.room.eq(addresses.writable),
             addresses.din.eq(self.out.address), addresses.we.eq(self.loops.step & self.writes),
-            results.din.eq(Cat(*[o[:16] for o in self.lanes.out])), results.we.eq(self.stage[OUT_STAGE] & self.writes),
+            results.din.eq(element),
+            results.we.eq(self.stage[OUT_STAGE] & self.writes & (self.flag["beat"][OUT_STAGE] == beats - 1)),
             word.eq(Mux(wide, results.dout, Cat(narrow, narrow))),
             addresses.re.eq((self.wr.valid & self.wr.ready) | (self.wwr.valid & self.wwr.ready)),
             results.re.eq(addresses.re),

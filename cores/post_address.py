@@ -56,10 +56,11 @@ class Loops(LiteXModule):
 class AffineAddress(LiteXModule):
     """address = base + i0*stride0 + i1*stride1 + i2*stride2 modulo 2^bits, with one adder.
 
-    ``loops`` (Loops) moves it. ``address`` is a register, ``following`` its value after the next step.
+    ``loops`` (Loops) moves it. ``address`` is a register, ``following`` its value after the next step; with ``early`` a
+    register too, computed in the cycle before the step: two steps are then at least two cycles apart.
     """
 
-    def __init__(self, loops, base, strides, name):
+    def __init__(self, loops, base, strides, name, early):
         bits = len(base)
         self.address = Signal(bits, name=f"{name}_address")
         self.following = following = Signal(bits, name=f"{name}_following")
@@ -74,8 +75,11 @@ class AffineAddress(LiteXModule):
             here.eq(self.address), stride.eq(stride2),
             If(loops.end2, here.eq(start1), stride.eq(stride1)),
             If(loops.end1, here.eq(start0), stride.eq(stride0)),
-            following.eq(here + stride),
         ]
+        if early:
+            self.sync += following.eq(here + stride)
+        else:
+            self.comb += following.eq(here + stride)
         self.sync += [
             If(loops.load,
                 self.address.eq(base), start1.eq(base), start0.eq(base),

@@ -1,8 +1,11 @@
 """Statistics of POST: sums by channel, sums and maxima by row, and the reciprocal of a row's sum.
 
-Elements come as vectors of lanes with ``valid`` and the flags ``first`` and ``last`` of the run to be reduced; one
-vector a cycle, no stalls. ``busy`` lasts until the last result is out.
+Beats come as vectors of lanes with ``valid`` and the flags ``first`` and ``last`` of the run to be reduced; one
+beat a cycle, no stalls. ``busy`` lasts until the last result is out.
 """
+
+from functools import reduce
+from operator import or_
 
 from migen import *
 
@@ -11,19 +14,21 @@ from litex.gen import LiteXModule
 from litediffusion.cores.arith import vector
 from litediffusion.cores.row import ROW_SQUARES_BITS, SQUARES_BITS, SUM_BITS
 
-RECIPROCAL_CYCLES = 10      # least distance of two starts of RowReciprocal
+QUOTIENT_BITS = 16
 
 
 class RowReciprocal(LiteXModule):
-    """(m, e) with 1/total ~ m * 2^-(e + 14), see ``post_model.row_reciprocal``; two quotient bits a cycle.
+    """(m, e) with 1/total ~ m * 2^-(e + 14), see ``post_model.row_reciprocal``; ``digits`` quotient bits a cycle.
 
         e = bit length of total;  m = min(32767, 2^(e+14) // total);  total = 0: (32767, 0), < 0: (16384, 0)
 
-    ``done`` 10 cycles after ``start`` (1 cycle if total <= 0), with ``m`` and ``e`` valid in that cycle, in which the
-    next ``start`` may come. The remainder starts at 2^(e-1); the quotient's first bit is 1 only for powers of two.
+    ``done`` comes ``cycles`` = 2 + 16 / digits after ``start`` (1 cycle if total <= 0), with ``m`` and ``e`` valid in that
+    cycle, in which the next ``start`` may come. The remainder starts at 2^(e-1); the quotient's first bit is 1 only for
+    powers of two.
     """
 
-    def __init__(self):
+    def __init__(self, digits):
+        self.cycles = 2 + QUOTIENT_BITS // digits
         self.start = Signal()
         self.total = Signal((32, True))
         self.busy = Signal()
@@ -35,34 +40,42 @@ class RowReciprocal(LiteXModule):
 
         divisor = Signal(31, reset_less=True)
         remainder = Signal(32, reset_less=True)
-        quotient = Signal(16, reset_less=True)
-        left = Signal(4)
-        normalise = Signal()
-        length = Signal(5)
-        leading = Signal(31)
-        reduced = Signal(32)
-        doubled = Signal(32)
-        following = Signal(32)
-        bits = Signal(2)
+        quotient = Signal(QUOTIENT_BITS, reset_less=True)
+        left = Signal(max=self.cycles)
+        normalise, first, positive = Signal(), Signal(), Signal()
+        reverse, lowest, length = Signal(31), Signal(31), Signal(5)
+        following, bits = self.divide(remainder, divisor, digits)
         self.comb += [
-            *[If(divisor[i], length.eq(i + 1), leading.eq(1 << i)) for i in range(31)],
-            bits[1].eq(remainder >= divisor),
-            reduced.eq(Mux(bits[1], remainder - divisor, remainder)),
-            doubled.eq(reduced << 1),
-            bits[0].eq(doubled >= divisor),
-            following.eq(Mux(bits[0], doubled - divisor, doubled) << 1),
+            positive.eq(~self.total[31] & (self.total != 0)),
+            # The highest 1 of a number is the lowest one of its mirror image.
+            reverse.eq(Cat(*[divisor[30 - i] for i in range(31)])), lowest.eq(reverse & (~reverse + 1)),
+            length.eq(Cat(*[reduce(or_, [remainder[i] for i in range(31) if (i + 1) >> k & 1]) for k in range(5)])),
             self.m.eq(Mux(quotient[15], 32767, quotient)),
             self.busy.eq(normalise | (left != 0) | self.done),
         ]
         self.sync += [
-            self.done.eq((left == 1) | (self.start & (self.total[31] | (self.total == 0)))),
-            normalise.eq(self.start & ~self.total[31] & (self.total != 0)),
+            self.done.eq((left == 1) | (self.start & ~positive)),
+            normalise.eq(self.start & positive), first.eq(normalise),
             If(self.start,
                 divisor.eq(self.total), self.e.eq(0), quotient.eq(Mux(self.total[31], 16384, 32767)),
             ),
-            If(normalise, self.e.eq(length), remainder.eq(leading), left.eq(8)),
-            If(left != 0, remainder.eq(following), quotient.eq(Cat(bits, quotient[:14])), left.eq(left - 1)),
+            If(normalise, remainder.eq(Cat(*[lowest[30 - i] for i in range(31)])), left.eq(QUOTIENT_BITS // digits)),
+            If(first, self.e.eq(length)),
+            If(left != 0, remainder.eq(following), quotient.eq(Cat(bits, quotient)), left.eq(left - 1)),
         ]
+
+    def divide(self, remainder, divisor, digits):
+        """(remainder after ``digits`` steps of a restoring division, their quotient bits, last one first)."""
+        bits = []
+        for _ in range(digits):
+            difference, following = Signal(33), Signal(32)
+            self.comb += [
+                difference.eq(remainder - divisor),     # bit 32: the divisor is larger
+                following.eq(Mux(difference[-1], remainder, difference) << 1),
+            ]
+            bits.insert(0, ~difference[-1])
+            remainder = following
+        return remainder, Cat(*bits)
 
 
 class _Tree(LiteXModule):
@@ -98,7 +111,7 @@ class _Tree(LiteXModule):
 
 
 class RowMaximum(_Tree):
-    """Maximum of signed 32-bit values over lanes and a row: ``value`` in the cycle of ``done``, 4 after ``last``."""
+    """Maximum of signed 32-bit values over lanes and a row, in ``value`` with ``done``, log2(lanes) + 1 cycles after ``last``."""
 
     def __init__(self, values):
         _Tree.__init__(self, len(values))
@@ -111,7 +124,7 @@ class RowMaximum(_Tree):
 
 
 class RowSums(_Tree):
-    """Sum ``s`` and sum of squares ``q`` over lanes and a row, in the cycle of ``done``, 4 after ``last``."""
+    """Sum ``s`` and sum of squares ``q`` over lanes and a row, with ``done``, log2(lanes) + 1 cycles after ``last``."""
 
     def __init__(self, values, squares):
         _Tree.__init__(self, len(values))
@@ -127,41 +140,62 @@ class RowSums(_Tree):
 
 
 class ChannelSums(LiteXModule):
-    """Sum and sum of squares of each lane over the inner loop, written to consecutive records of StatMemory.
+    """Sum and sum of squares of each channel over the inner loop, written to consecutive records of StatMemory.
+
+    A sum starts from the record's old content or from 0. The record is read AHEAD cycles before its first beat comes.
 
     Parameters
     ----------
     values, squares : lists of signed signals
     port : StatPort
+    beats : beats of an element, each with channels of its own
 
     Attributes
     ----------
-    valid, first, last : in, an element and its place in the inner loop
+    valid, first, last : in, a beat, of the first or last element of the inner loop
+    ahead_beat, ahead_end : in, AHEAD cycles before ``valid``: number of the beat; it is the last one of an inner loop
     load, record : in, go to the first record
     accumulate : in, add to the records instead of overwriting them
     """
 
-    def __init__(self, values, squares, port):
+    AHEAD = 2
+
+    def __init__(self, values, squares, port, beats):
+        index = log2_int(beats)
         self.valid = Signal()
         self.first = Signal()
         self.last = Signal()
+        self.ahead_beat = Signal(max(1, index))
+        self.ahead_end = Signal()
         self.load = Signal()
-        self.record = Signal(len(port.r_adr))
+        self.record = Signal(len(port.r_adr) - index)
         self.accumulate = Signal()
         self.busy = Signal()
 
         # # #
 
         write = Signal()
-        s, q = vector((SUM_BITS, True), len(values), "stat_s"), vector((SQUARES_BITS, True), len(values), "stat_q")
+        record = Signal(len(self.record), reset_less=True)
         self.sync += [
             write.eq(self.valid & self.last),
-            port.w_adr.eq(port.r_adr),
-            If(self.load, port.r_adr.eq(self.record)).Elif(self.valid & self.last, port.r_adr.eq(port.r_adr + 1)),
-            If(self.valid, *[t.eq(Mux(self.first, 0, t) + x) for t, x in zip(s + q, values + squares)]),
+            If(self.load, record.eq(self.record)).Elif(self.ahead_end, record.eq(record + 1)),
+            If(self.load, port.w_adr.eq(Cat(C(0, index), self.record) if index else self.record)
+            ).Elif(write, port.w_adr.eq(port.w_adr + 1)),
         ]
-        self.comb += [port.we.eq(write), self.busy.eq(write)]
-        for i in range(len(values)):
-            for kind, total in (("s", s[i]), ("q", q[i])):
-                old, new = getattr(port, f"r_{kind}{i}"), getattr(port, f"w_{kind}{i}")
-                self.comb += new.eq(total + Mux(self.accumulate, old, 0))
+        self.comb += [
+            port.r_adr.eq(Cat(self.ahead_beat[:index], record) if index else record),
+            port.we.eq(write), self.busy.eq(write),
+        ]
+        for kind, bits, inputs in (("s", SUM_BITS, values), ("q", SQUARES_BITS, squares)):
+            for i, x in enumerate(inputs):
+                old = Signal((bits, True), name=f"stat_old_{kind}{i}", reset_less=True)
+                before = Signal((bits, True), name=f"stat_before_{kind}{i}")
+                totals = vector((bits, True), beats, f"stat_{kind}{i}")      # of the beats, the last one first
+                self.comb += [
+                    If(~self.first, before.eq(totals[-1])).Elif(self.accumulate, before.eq(old)),
+                    getattr(port, f"w_{kind}{i}").eq(totals[0]),
+                ]
+                self.sync += [
+                    old.eq(getattr(port, f"r_{kind}{i}")),
+                    If(self.valid, totals[0].eq(before + x), *[t.eq(u) for t, u in zip(totals[1:], totals)]),
+                ]

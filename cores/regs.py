@@ -40,12 +40,12 @@ REGS = [
     Reg("error_queue", "ro", 3, "queue of the error (LOAD, GEMM, POST, STORE; 4: fetch)"),
     Reg("error_index", "ro", 16, "index of the failing descriptor in the program"),
     Reg("error_token", "ro", 5, "token counter waited for (WATCHDOG), 16: none"),
-    *[Reg(f"{q}_index", "ro", 16, f"descriptor at the head of the {q.upper()} queue") for q in ("load", "gemm", "post", "store")],
+    *[Reg(f"{q}_index", "ro", 16, f"oldest descriptor of the {q.upper()} queue that has not completed") for q in ("load", "gemm", "post", "store")],
     *[Reg(f"{q}_state", "ro", 4, "bit 0 running, bit 1 waiting for a token, bit 2 stalled on memory, bit 3 queue not empty")
       for q in ("load", "gemm", "post", "store")],
     *[Reg(f"tokens{i}", "ro", 32, f"token counters {4*i}..{4*i+3}, 8 bits each") for i in range(4)],
     Reg("cycles", "ro", 32, "cycles of the last program, start to done"),
-    Reg("mac_cycles", "ro", 32, "cycles in which the array took an activation word (k_lanes x n_lanes MACs; twice at w4)"),
+    Reg("mac_cycles", "ro", 32, "activation words that the array took (k_lanes x n_lanes MACs each, twice at w4), up to gemm_words a cycle"),
     Reg("mac_cycles_w4", "ro", 32, "those of them at w4"),
     Reg("dram_reads", "ro", 32, "DRAM words read, program included"),
     Reg("dram_writes", "ro", 32, "DRAM words written"),
@@ -54,6 +54,13 @@ REGS = [
     *[Reg(f"{q}_{c}", "ro", 32, f"{q.upper()} queue: {'descriptors done' if c == 'descriptors' else 'cycles ' + c}")
       for q in ("load", "gemm", "post", "store") for c in QUEUE_COUNTERS],
 ]
+
+# Registers that lie in small memories of the engine and are read one at a time: {name: number}. The counters that the
+# scanner of cores/counters.py keeps come first, the tokens follow from VIEW_TOKENS on.
+COUNTED = ["mac_cycles", "mac_cycles_w4", "dram_reads", "dram_writes", "trace_count", "trace_dropped",
+           *[f"{q}_{c}" for q in ("load", "gemm", "post", "store") for c in QUEUE_COUNTERS]]
+VIEW_TOKENS = 32
+VIEWED = {name: k for k, name in enumerate(COUNTED)} | {f"tokens{i}": VIEW_TOKENS + i for i in range(4)}
 
 # Trace record, 128 bits, least significant first.
 TRACE_FIELDS = [("index", 16), ("queue", 4), ("wait_token", 24), ("wait_dram", 20), ("start", 32), ("end", 32)]

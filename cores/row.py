@@ -22,12 +22,15 @@ ROW_SQUARES_BITS = 36
 
 
 class StatPort(Record):
-    """Client port of StatMemory. Lane i's fields are ``r_s<i>``, ``r_q<i>``, ``w_s<i>``, ``w_q<i>`` (signed)."""
+    """Client port of StatMemory: post_lanes channels at a time, at ``record * post_beats + beat``.
+
+    The fields of the beat's channel i are ``r_s<i>``, ``r_q<i>``, ``w_s<i>``, ``w_q<i>`` (signed).
+    """
 
     def __init__(self, config, name=None):
-        adr = bits_for(config.stat_words - 1)
+        adr = bits_for(config.stat_words * config.post_beats - 1)
         layout = [("r_adr", adr, DIR_M_TO_S), ("we", 1, DIR_M_TO_S), ("w_adr", adr, DIR_M_TO_S)]
-        for i in range(config.n_lanes):
+        for i in range(config.post_lanes):
             layout += [(f"r_s{i}", (SUM_BITS, True), DIR_S_TO_M), (f"r_q{i}", (SQUARES_BITS, True), DIR_S_TO_M),
                        (f"w_s{i}", (SUM_BITS, True), DIR_M_TO_S), (f"w_q{i}", (SQUARES_BITS, True), DIR_M_TO_S)]
         Record.__init__(self, layout, name=name)
@@ -72,15 +75,15 @@ class _SharedMemory(LiteXModule):
 
 
 class StatMemory(_SharedMemory):
-    """Sum and sum of squares by channel: stat_words records of n_lanes channels."""
+    """Sum and sum of squares by channel: stat_words records of n_lanes channels, post_lanes in a word."""
 
     def __init__(self, config):
         _SharedMemory.__init__(self, StatPort(config))
 
         # # #
 
-        fields = [f"{k}{i}" for i in range(config.n_lanes) for k in ("s", "q")]
-        self._add_memory("stat_memory", config.stat_words, fields, self.port.we)
+        fields = [f"{k}{i}" for i in range(config.post_lanes) for k in ("s", "q")]
+        self._add_memory("stat_memory", config.stat_words * config.post_beats, fields, self.port.we)
 
 
 class RowMemory(_SharedMemory):

@@ -1,14 +1,16 @@
 """SAMPLE: one sampler update of int16 latents, the gateware of ``sampler_model``.
 
-Elements are done one after the other with one multiplier, a product a cycle:
+Lanes are done one after the other, from the last one with a channel to lane 0, each by a sequence of SPM reads and products
+with the accumulator of ``ScalarUnit``, whose sums are all rounded and shifted by 14:
 
-    slot   0            1      2       3        4      5       6          7      8
-           w*(ec - eu)  c1*x   d*m     c2*eps   c*x    b*eps   sigma*z    a*h    a*h, upper part
-    then   eps          h              h        x'     x'      x'         x'     x' (only if h is beyond 18 bits)
+    eps   w * 4e, and with guidance - w * 4u + 2^14 * u
+    h     c2 * eps + c1 * x, then h - clip or h + clip by its sign; beyond it, clip or -clip instead
+    z     2^14 * value - slope * 64 * fraction
+    x'    a * h (two digits) + c * x + b * eps + d * m + sigma * z
 
-Words are read while the last element of the word before is computed, and written while the next one's first is.
-8 cycles an element (9 with a large h), 17 with noise, and about 20 a descriptor, when the SPM is free. Reads of eu with
-w = 1 and of m with d = 0 are left out: they cannot change the result.
+28 cycles a lane, 6 more with guidance, 3 with d, 4 if clipped; 63 with noise, which is drawn meanwhile (two more for each of its
+leading zeros); about 10 a descriptor, when the SPM is free. Reads of u with w = 1 and of m with d = 0 are left out: they
+cannot change the result. A word's results are written while the next word is computed.
 A destination may be any of the sources, word by word; it must not overlap later words of a source.
 """
 
@@ -17,96 +19,56 @@ from migen import *
 from litex.gen import LiteXModule
 
 from litediffusion.cores import isa
-from litediffusion.cores.arith import outside, saturate, vector
+from litediffusion.cores.arith import choose, outside, saturate
 from litediffusion.cores.gaussian import GaussianSource
-from litediffusion.cores.iterative import A_BITS, B_BITS, LIMB_BITS
 from litediffusion.cores.ports import DescriptorSink, MemoryPort, descriptor_fields
 from litediffusion.cores.sampler_model import COEF_FRACTION, GUIDANCE_FRACTION
+from litediffusion.cores.scalar import A_BITS, ADD, B_BITS, LIMB_BITS, START, START_HALF, UP
 
 STATE_BITS = 16         # x, eps, m, z
 SOURCES    = ["x", "e", "u", "m"]
 RESULTS    = ["d", "md"]
-SLOTS      = 9
-NOISE_SLOT, LOW_SLOT, HIGH_SLOT = 6, 7, 8
-PRODUCT_BITS = A_BITS + B_BITS
-TOTAL_BITS   = 64       # a*h and four products
-HALF         = 1 << COEF_FRACTION - 1
+ONE        = 1 << COEF_FRACTION
+MINUS_ONE  = (1 << B_BITS) - ONE
+COEF       = {name: i for i, name in enumerate(isa.SAMPLE_COEFS)}
 
 
-class Update(LiteXModule):
-    """The arithmetic of one element: slots in, (x', m) out three cycles after the last slot.
+class Results(LiteXModule):
+    """A word's results, lane by lane from the last one, then written: the new state to d, the prediction to md.
 
-    ``valid`` issues product ``slot`` of the element (``x``, ``e``, ``u``, ``m``, ``z``), which must be stable from its first
-    slot to two cycles after it at least; slots in order, gaps allowed; ``wide`` (valid at LOW_SLOT) asks for HIGH_SLOT.
-    ``out`` is 1 when ``next_x`` and ``prediction`` are valid.
+    push : in, take ``state`` and ``prediction`` as lane 0, the others move up; ``last``: write them (``idle`` must be 1)
+    port_valid, port_second, taken : out, out, in: write ``word``, to md if second; it is taken
+    idle : out, nothing is written; pushing is allowed
     """
 
-    def __init__(self, mul):
-        self.valid, self.slot, self.last = Signal(), Signal(max=SLOTS), Signal()
-        self.values = {name: Signal((STATE_BITS, True), name=f"value_{name}") for name in SOURCES + ["z"]}
-        self.guidance = Signal((A_BITS, True))
-        self.coefs = {name: Signal((A_BITS, True), name=f"coef_{name}", reset_less=True) for name in isa.SAMPLE_COEFS}
-        self.wide, self.out = Signal(), Signal()
-        self.next_x, self.prediction = Signal((STATE_BITS, True)), Signal((STATE_BITS, True))
+    def __init__(self, lanes):
+        self.push, self.last = Signal(), Signal()
+        self.state, self.prediction = (Signal((STATE_BITS, True), name=name) for name in ("state", "prediction"))
+        self.valid, self.second, self.taken = Signal(), Signal(), Signal()
+        self.word = word = Signal(STATE_BITS * lanes, reset_less=True)
+        self.idle = Signal()
+        self.clear = Signal()
 
         # # #
 
-        self.eps = Signal((STATE_BITS, True), reset_less=True)
-        self.h = Signal((A_BITS, True), reset_less=True)
-        self.add_operands(mul)
-        self.add_results(mul.p)
-
-    def add_operands(self, mul):
-        v, k, h = self.values, self.coefs, self.h
-        difference, low, high = Signal((STATE_BITS + 1, True)), Signal((B_BITS, True)), Signal((A_BITS - LIMB_BITS, True))
-        beyond = h[B_BITS - 1:]
+        other = Signal(STATE_BITS * lanes, reset_less=True)
+        top = slice(STATE_BITS * (lanes - 1), STATE_BITS * lanes)
+        following, left = Signal(STATE_BITS), Signal(max=lanes, reset_less=True)
+        self.fsm = fsm = ResetInserter()(FSM(reset_state="IDLE"))
+        shift, empty = Signal(), Signal()
         self.comb += [
-            difference.eq(v["e"] - v["u"]), high.eq(h[LIMB_BITS:]),
-            self.wide.eq((beyond != 0) & (beyond != 2**len(beyond) - 1)),
-            If(self.wide, low.eq(h[:LIMB_BITS])).Else(low.eq(h)),
-            mul.valid.eq(self.valid),
-        ]
-        pairs = [(self.guidance, difference), (k["c1"], v["x"]), (k["d"], v["m"]), (k["c2"], self.eps), (k["c"], v["x"]),
-                 (k["b"], self.eps), (k["sigma"], v["z"]), (k["a"], low), (k["a"], high)]
-        self.comb += Case(self.slot, {i: [mul.a.eq(a), mul.b.eq(b)] for i, (a, b) in enumerate(pairs)})
-
-    def add_results(self, p):
-        """What becomes of the product of each slot: two cycles after its issue, and one more for sums."""
-        valid, last = Signal(3), Signal(3)
-        slots = [self.slot] + vector(len(self.slot), 3, "slot")
-        self.sync += [valid.eq(Cat(self.valid, valid)), last.eq(Cat(self.last, last))]
-        self.sync += [slot.eq(before) for slot, before in zip(slots[1:], slots)]
-        guided, eps = Signal((PRODUCT_BITS + 1, True)), Signal((PRODUCT_BITS + 1, True))
-        h_sum, total = Signal((PRODUCT_BITS, True), reset_less=True), Signal((TOTAL_BITS, True), reset_less=True)
-        high, h, scaled = Signal((TOTAL_BITS, True)), Signal((PRODUCT_BITS, True)), Signal((TOTAL_BITS, True))
-        negative_clip = Signal((A_BITS + 1, True))
-        clip = self.coefs["clip"]
-        self.comb += [
-            guided.eq(p + (self.values["u"] << GUIDANCE_FRACTION) + (1 << GUIDANCE_FRACTION - 1)),
-            eps.eq(guided >> GUIDANCE_FRACTION),
-            high.eq(p << LIMB_BITS),
-            h.eq(h_sum >> COEF_FRACTION), negative_clip.eq(-clip),
-            scaled.eq(total >> COEF_FRACTION),
-            saturate(self.next_x, scaled, STATE_BITS),
-            saturate(self.prediction, self.h, STATE_BITS),
-            self.out.eq(valid[2] & last[2]),
+            fsm.reset.eq(self.clear),
+            If(self.idle, following.eq(self.state)).Else(following.eq(other[top])),
+            empty.eq(self.clear | (self.valid & self.second & self.taken)),
         ]
         self.sync += [
-            If(valid[1], Case(slots[2], {
-                0: saturate(self.eps, eps, STATE_BITS),
-                1: h_sum.eq(p + HALF),
-                2: total.eq(p + HALF),
-                3: h_sum.eq(h_sum + p),
-                HIGH_SLOT: total.eq(total + high),
-                "default": total.eq(total + p),
-            })),
-            If(valid[2] & (slots[3] == 3),
-                # A negative clip wins over everything, as in numpy.clip.
-                If(clip[-1] | (h > clip), self.h.eq(clip)
-                ).Elif(h < negative_clip, self.h.eq(negative_clip)
-                ).Else(self.h.eq(h)),
-            ),
+            If(empty, word.eq(0), other.eq(0)
+            ).Elif(shift, word.eq(Cat(following, word)), other.eq(Cat(self.prediction, other))),
         ]
+        fsm.act("IDLE", self.idle.eq(1), shift.eq(self.push), If(self.push & self.last, NextState("STATES")))
+        fsm.act("STATES", self.valid.eq(1), NextValue(left, lanes - 1), If(self.taken, NextState("MOVE")))
+        fsm.act("MOVE", shift.eq(1), NextValue(left, left - 1), If(left == 0, NextState("PREDICTIONS")))
+        fsm.act("PREDICTIONS", self.valid.eq(1), self.second.eq(1), If(self.taken, NextState("IDLE")))
 
 
 class Sampler(LiteXModule):
@@ -121,18 +83,20 @@ class Sampler(LiteXModule):
     halt : in, forget the descriptor; nothing is accessed while 1
     active : out, a descriptor is being executed
     stall : out, waiting for the SPM
-    rd, wr : MemoryPort of the SPM, reads and writes
-    param_adr, param_dat : record memory, data one cycle after the address; the address is held while ``active``
+    spm : MemoryPort of the SPM, reads and writes
+    param_adr : address of the record memory, held while ``active``; the data go to the arithmetic unit
+    port : ScalarPort of this unit
     guidance, step, seed0, seed1 : in, registers; stable while ``active``
     """
 
-    def __init__(self, config, mul):
+    def __init__(self, config, port):
         self.config = c = config
         self.sink = DescriptorSink()
         self.done, self.error, self.error_code = Signal(), Signal(), Signal(8)
         self.halt, self.active, self.stall = Signal(), Signal(), Signal()
-        self.rd, self.wr = (MemoryPort(c.spm_words, c.word_bits, name=f"sampler_{n}") for n in ("rd", "wr"))
-        self.param_adr, self.param_dat = Signal(max=c.param_words), Signal(8 * isa.PARAM_BYTES)
+        self.spm = MemoryPort(c.spm_words, c.word_bits, name="sampler_spm")
+        self.param_adr = Signal(max=c.param_words)
+        self.port = port
         self.guidance = Signal((A_BITS, True))
         self.step, self.seed0, self.seed1 = Signal(16), Signal(32), Signal(32)
 
@@ -140,158 +104,185 @@ class Sampler(LiteXModule):
 
         desc = Signal(isa.DESC_BITS, reset_less=True)
         self.desc, self.d = desc, descriptor_fields(desc, "SAMPLE")
-        self.last_lane = self.d.nch - 1
-        self.update = Update(mul)
-        self.add_control()
-        self.add_coefficients()
-        self.add_reader()
-        self.add_noise()
-        self.add_elements()
-        self.add_writer()
-        self.comb += self.stall.eq((self.rd.valid & ~self.rd.ready) | (self.wr.valid & ~self.wr.ready))
-
-    def add_control(self):
-        """Accept, check the six regions one a cycle, run."""
-        c, d = self.config, self.d
-        names = SOURCES + RESULTS
-        region, base, end = Signal(max=len(names)), Signal(16), Signal(17)
-        self.run, self.prepare, self.finished = Signal(), Signal(), Signal()
+        self.fsm = ResetInserter()(FSM(reset_state="IDLE"))
         self.comb += [
-            Case(region, {i: base.eq(getattr(d, name)) for i, name in enumerate(names)}),
-            end.eq(base + d.n - 1),
+            self.fsm.reset.eq(self.halt), self.active.eq(~self.fsm.ongoing("IDLE")), self.param_adr.eq(self.d.p),
             self.error_code.eq(isa.ERROR_CODE["BUFFER_RANGE"]),
+            self.stall.eq(self.spm.valid & ~self.spm.ready),
         ]
-        self.fsm = fsm = ResetInserter()(FSM(reset_state="IDLE"))
-        self.comb += [fsm.reset.eq(self.halt), self.active.eq(~fsm.ongoing("IDLE"))]
+        self.add_memory()
+        self.add_products()
+        self.add_noise()
+        self.add_start()
+        self.add_eps()
+        self.add_prediction()
+        self.add_state()
+
+    def add_memory(self):
+        """SPM accesses: the word of a source, from which ``value`` takes a lane, or results, which come first."""
+        c, d, spm = self.config, self.d, self.spm
+        names = SOURCES + RESULTS
+        self.results = results = Results(c.n_lanes)
+        self.source, self.word = Signal(max=len(names)), Signal(len(d.n) + 1, reset_less=True)
+        self.lane, self.value = Signal(log2_int(c.n_lanes), reset_less=True), Signal((STATE_BITS, True), reset_less=True)
+        self.read, self.write_word = Signal(), Signal(len(d.n), reset_less=True)
+        region, base, offset = Signal(max=len(names)), Signal(16), Signal(len(d.n) + 1)
+        self.end = Signal(17)
+        self.comb += [
+            results.clear.eq(~self.active | self.halt), results.taken.eq(spm.ready & ~self.halt),
+            If(results.valid,
+                region.eq(Mux(results.second, names.index("md"), names.index("d"))), offset.eq(self.write_word),
+                spm.we.eq(2**len(spm.we) - 1),
+            ).Else(region.eq(self.source), offset.eq(self.word)),
+            base.eq(choose(region, [getattr(d, name) for name in names])),
+            self.end.eq(base + offset),
+            spm.valid.eq((results.valid | self.read) & ~self.halt), spm.adr.eq(self.end), spm.dat_w.eq(results.word),
+        ]
+        at = lambda i: spm.dat_r[i * STATE_BITS:(i + 1) * STATE_BITS]
+        self.sync += [
+            If(spm.rvalid, self.value.eq(choose(self.lane, [at(i) for i in range(c.n_lanes)]))),
+            If(results.idle, self.write_word.eq(self.word)),
+        ]
+
+    def add_products(self):
+        """Products go to the port a cycle after their state, together with the coefficient selected in it."""
+        port = self.port
+        self.issue, self.by_coef, self.coef = Signal(), Signal(), Signal(max=len(COEF))
+        self.mode, self.a, self.b = Signal(2), Signal((A_BITS, True)), Signal((B_BITS, True))
+        self.settled = Signal()
+        issued = Signal()
+        self.limited = Signal((STATE_BITS, True))
+        shifted = Signal((len(port.acc) - COEF_FRACTION, True))
+        self.comb += [
+            port.active.eq(self.active), port.valid.eq(issued), port.offset_lane.eq(self.coef),
+            self.settled.eq(~issued & ~port.busy),
+            shifted.eq(port.acc >> COEF_FRACTION), saturate(self.limited, shifted, STATE_BITS),
+        ]
+        a = Signal((A_BITS, True), reset_less=True)
+        self.sync += [
+            issued.eq(self.issue), port.by_offset.eq(self.by_coef), port.mode.eq(self.mode), port.b.eq(self.b), a.eq(self.a),
+        ]
+        self.comb += port.a.eq(a)
+
+    def multiply(self, mode, a, b):
+        """Statements that issue a product; ``a`` is the name of a coefficient or an expression."""
+        by_name = [self.by_coef.eq(1), self.coef.eq(COEF[a])] if isinstance(a, str) else [self.a.eq(a)]
+        return [self.issue.eq(1), self.mode.eq(mode), self.b.eq(b), *by_name]
+
+    def add_noise(self):
+        """Noise of the lane at hand, drawn as soon as the lane is begun."""
+        d = self.d
+        self.noisy = Signal(reset_less=True)
+        self.noise = noise = ResetInserter()(GaussianSource())
+        self.comb += [
+            noise.reset.eq(~self.active | self.halt), noise.seed0.eq(self.seed0), noise.seed1.eq(self.seed1),
+            noise.sink.element.eq(d.z + Cat(self.lane, self.word[:len(d.n)])), noise.sink.step.eq(self.step),
+        ]
+
+    def add_start(self):
+        """Accept; check the six regions, one a cycle; see what need not be read or drawn."""
+        fsm, c, d, port = self.fsm, self.config, self.d, self.port
+        self.use = {name: Signal(name=f"use_{name}", reset_less=True) for name in ("u", "m")}
+        number, size = Signal(max=len(SOURCES + RESULTS), reset_less=True), log2_int(c.spm_words)
+        # Not before the last lane's result is out, and the next lane selected.
+        self.comb += self.noise.sink.valid.eq(self.noisy & ~fsm.ongoing("RESULT"))
         fsm.act("IDLE",
             self.sink.ready.eq(~self.halt),
-            NextValue(self.desc, self.sink.desc), NextValue(region, 0),
-            If(self.sink.valid, NextState("CHECK")),
+            NextValue(self.desc, self.sink.desc), NextValue(number, 0), NextValue(self.noisy, 0),
+            If(self.sink.valid, NextState("COUNT")),
         )
+        fsm.act("COUNT", NextValue(self.word, d.n), NextState("CHECK"))
+        # d and sigma are selected in checks 3 and 4 and there in checks 4 and 5; the region's end is base + n.
         fsm.act("CHECK",
-            self.prepare.eq(1),
-            NextValue(region, region + 1),
-            If(outside(end, c.spm_words) | outside(d.p, c.param_words), NextState("FAIL")
-            ).Elif(region == len(names) - 1, NextState("RUN")),
+            self.source.eq(number), self.coef.eq(number + COEF["d"] - 3), NextValue(number, number + 1),
+            If(number == 4, NextValue(self.use["m"], port.offset != 0)),
+            If(number == 5,
+                NextValue(self.noisy, port.offset != 0), NextValue(self.use["u"], self.guidance != 1 << GUIDANCE_FRACTION),
+                NextValue(self.word, 0), NextValue(self.lane, d.nch - 1), NextState("LANE"),
+            ),
+            If(outside(d.p, c.param_words) | (outside(self.end, c.spm_words) &
+                ((self.end[size + 1:] != 0) | (self.end[:size] != 0))), NextState("FAIL")),
         )
-        fsm.act("RUN", self.run.eq(~self.halt), If(self.finished, NextState("DONE")))
         fsm.act("DONE", self.done.eq(1), NextState("IDLE"))
         fsm.act("FAIL", self.error.eq(1), NextState("STOPPED"))
         fsm.act("STOPPED")
 
-    def add_coefficients(self):
-        """Coefficients from the record memory through a register; what need not be read or drawn."""
-        update, n = self.update, self.config.n_lanes
-        mult, offset = (f.bits for f in isa.PARAM_LANES)
-        self.use, self.noisy = Signal(len(SOURCES)), Signal()
-        self.comb += [self.param_adr.eq(self.d.p), update.guidance.eq(self.guidance)]
-        for i, name in enumerate(isa.SAMPLE_COEFS):     # there since the third of the six cycles of CHECK
-            self.sync += update.coefs[name].eq(self.param_dat[n * mult + i * offset:n * mult + (i + 1) * offset])
-        used = {"u": self.guidance != 1 << GUIDANCE_FRACTION, "m": update.coefs["d"] != 0}
-        self.sync += If(self.prepare,
-            self.use.eq(Cat(*[used.get(name, C(1, 1)) for name in SOURCES])),
-            self.noisy.eq(update.coefs["sigma"] != 0),
+    def read_source(self, state, name, following):
+        """States ``state``, in which the lane's value of a source is read, and the one in which it arrives."""
+        taken = self.read & self.spm.ready & ~self.results.valid
+        self.fsm.act(state, self.source.eq(SOURCES.index(name)), self.read.eq(1), If(taken, NextState(f"{state}_DATA")))
+        self.fsm.act(f"{state}_DATA", NextState(following))
+
+    def add_eps(self):
+        """eps = sat16(rshift(4w*(e - u) + 2^14*u, 14)), states LANE to EPS."""
+        fsm, value, w = self.fsm, self.value, self.guidance
+        self.eps = Signal((STATE_BITS, True), reset_less=True)
+        scaled, inverse = Signal((B_BITS, True)), Signal((B_BITS, True))
+        self.comb += [scaled.eq(value << COEF_FRACTION - GUIDANCE_FRACTION), inverse.eq(~scaled)]
+        fsm.act("LANE", If(self.use["u"], NextState("READ_U")).Else(NextState("READ_E")))
+        self.read_source("READ_U", "u", "MINUS_U")
+        fsm.act("MINUS_U", *self.multiply(START_HALF, w, inverse), NextState("MINUS_1"))      # -4u = ~4u + 1
+        fsm.act("MINUS_1", *self.multiply(ADD, w, 1), NextState("PLUS_U"))
+        fsm.act("PLUS_U", *self.multiply(ADD, ONE, value), NextState("READ_E"))
+        self.read_source("READ_E", "e", "PLUS_E")
+        fsm.act("PLUS_E", *self.multiply(Mux(self.use["u"], ADD, START_HALF), w, scaled), NextState("READ_X"))
+        self.read_source("READ_X", "x", "EPS")
+        fsm.act("EPS", If(self.settled, NextValue(self.eps, self.limited), NextState("H_EPS")))
+
+    def add_prediction(self):
+        """h = clip(rshift(c1*x + c2*eps, 14)), states H_EPS to CLIPPED; ``prediction`` is its limited form."""
+        fsm, port, acc, clip = self.fsm, self.port, self.port.acc, self.port.offset
+        self.h, negative = Signal(A_BITS, reset_less=True), Signal(reset_less=True)
+        self.prediction = Signal((STATE_BITS, True), reset_less=True)
+        beyond = Signal()
+        take = [NextValue(self.h, acc[COEF_FRACTION:COEF_FRACTION + A_BITS]), NextValue(self.prediction, self.limited)]
+        fsm.act("H_EPS", *self.multiply(START_HALF, "c2", self.eps), NextState("H_X"))
+        fsm.act("H_X", *self.multiply(ADD, "c1", self.value), NextState("H"))
+        fsm.act("H",
+            self.coef.eq(COEF["clip"]),
+            If(self.settled, *take, NextValue(negative, acc[-1]), NextState("LIMIT")),
         )
-
-    def add_reader(self):
-        """Read the four source words of the next word while ``loaded`` is 0."""
-        d, rd = self.d, self.rd
-        self.words = vector(self.config.word_bits, len(SOURCES), "word")
-        self.loaded, self.consume = Signal(), Signal()
-        source, answered = Signal(max=len(SOURCES) + 1), Signal(max=len(SOURCES) + 1)
-        word, base, used = Signal(len(d.n) + 1, reset_less=True), Signal(16), Signal()
-        self.comb += [
-            Case(source, {i: [base.eq(getattr(d, name)), used.eq(self.use[i])] for i, name in enumerate(SOURCES)}),
-            rd.valid.eq(self.run & ~self.loaded & (word != d.n) & used),
-            rd.adr.eq(base + word),
-        ]
-        self.sync += [
-            answered.eq(source),
-            If(rd.rvalid, Case(answered, {i: w.eq(rd.dat_r) for i, w in enumerate(self.words)})),
-            If(~self.run,
-                word.eq(0), source.eq(0), self.loaded.eq(0),
-            ).Elif(source == len(SOURCES),
-                self.loaded.eq(1), source.eq(0), word.eq(word + 1),
-            ).Elif(~self.loaded & (word != d.n) & (~used | rd.ready),
-                source.eq(source + 1),
-            ),
-            If(self.consume, self.loaded.eq(0)),
-        ]
-
-    def add_noise(self):
-        """Ask for one value an element, in order, as long as there are elements."""
-        d, n = self.d, self.config.n_lanes
-        # A value left over by a halted descriptor must not meet the next one.
-        self.noise = noise = ResetInserter()(GaussianSource())
-        element, word, lane = (Signal(bits, reset_less=True) for bits in (18, len(d.n) + 1, log2_int(n)))
-        self.comb += [
-            noise.reset.eq(~self.run),
-            noise.seed0.eq(self.seed0), noise.seed1.eq(self.seed1),
-            noise.sink.valid.eq(self.run & self.noisy & (word != d.n)),
-            noise.sink.element.eq(element), noise.sink.step.eq(self.step),
-            self.update.values["z"].eq(noise.source.z),
-        ]
-        self.sync += If(~self.run,
-            element.eq(d.z), word.eq(0), lane.eq(0),
-        ).Elif(noise.sink.valid & noise.sink.ready,
-            If(lane == self.last_lane,
-                lane.eq(0), word.eq(word + 1), element.eq(element + n + 1 - d.nch),
-            ).Else(lane.eq(lane + 1), element.eq(element + 1)),
+        fsm.act("LIMIT", *self.multiply(ADD, "clip", Mux(negative, ONE, MINUS_ONE)), NextState("COMPARE"))
+        # A negative clip wins over everything, as in numpy.clip.
+        self.comb += beyond.eq(clip[-1] | Mux(negative, acc[-1], ~acc[-1] & (acc[COEF_FRACTION:] != 0)))
+        drawn = If(self.noisy, NextState("NOISE")).Else(NextState("A_HIGH"))
+        fsm.act("COMPARE",
+            self.coef.eq(COEF["clip"]),
+            If(self.settled, If(beyond, NextState("CLIP")).Else(drawn)),
         )
+        fsm.act("CLIP", *self.multiply(START, "clip", Mux(negative & ~clip[-1], -ONE, ONE)), NextState("CLIPPED"))
+        fsm.act("CLIPPED", If(self.settled, *take, drawn))
 
-    def add_elements(self):
-        """Lane after lane, slot after slot."""
-        update = self.update
-        n = self.config.n_lanes
-        busy, slot, lane = Signal(), Signal(max=SLOTS, reset_less=True), Signal(log2_int(n), reset_less=True)
-        held = {name: Signal((STATE_BITS, True), name=f"held_{name}", reset_less=True) for name in SOURCES}
-        self.comb += [update.values[name].eq(held[name]) for name in SOURCES]
-        wait, issue, finish, load = Signal(), Signal(), Signal(), Signal()
-        self.full = Signal()        # the last word's results wait to be written
-        self.comb += [
-            wait.eq(((slot == NOISE_SLOT) & self.noisy & ~self.noise.source.valid) | ((slot == LOW_SLOT) & self.full)),
-            self.noise.source.ready.eq(busy & (slot == NOISE_SLOT)),
-            issue.eq(busy & ~wait),
-            finish.eq(issue & (((slot == LOW_SLOT) & ~update.wide) | (slot == HIGH_SLOT))),
-            load.eq(self.run & self.loaded & (~busy | finish)),
-            self.consume.eq(load & (lane == self.last_lane)),
-            update.valid.eq(issue), update.slot.eq(slot), update.last.eq(finish),
-        ]
-        at = lambda word, i: word[i * STATE_BITS:(i + 1) * STATE_BITS]
-        self.sync += [
-            If(issue, slot.eq(slot + 1)),
-            If(finish, busy.eq(0)),
-            If(load,
-                busy.eq(1), slot.eq(0),
-                lane.eq(Mux(lane == self.last_lane, 0, lane + 1)),
-                Case(lane, {i: [held[name].eq(at(word, i)) for name, word in zip(SOURCES, self.words)]
-                            for i in range(n)}),
+    def add_state(self):
+        """z, then x' = sat16(rshift(a*h + c*x + b*eps + d*m + sigma*z, 14)), states NOISE to RESULT."""
+        fsm, d, noise, results = self.fsm, self.d, self.noise.source, self.results
+        z, half = Signal((STATE_BITS, True), reset_less=True), Signal(reset_less=True)
+        high, flipped = Signal((LIMB_BITS, True)), Signal((STATE_BITS, True))
+        fraction = Signal(B_BITS)
+        self.comb += [high.eq(self.h[LIMB_BITS:]), fraction.eq(Cat(C(0, 6), noise.fraction)),
+                      flipped.eq(z ^ Replicate(noise.negative, STATE_BITS))]
+        fsm.act("NOISE", If(noise.valid, *self.multiply(START_HALF, noise.value, ONE), NextState("SLOPE")))
+        fsm.act("SLOPE", *self.multiply(ADD, noise.slope, -fraction), NextState("Z"))
+        fsm.act("Z", If(self.settled, NextValue(z, self.limited), NextState("A_HIGH")))
+        fsm.act("A_HIGH", *self.multiply(START, "a", high), NextState("A_LOW"))
+        fsm.act("A_LOW", *self.multiply(UP, "a", self.h[:LIMB_BITS]), NextState("HALF"))
+        fsm.act("HALF", *self.multiply(ADD, ONE // 2, 1), NextState("C_X"))
+        fsm.act("C_X", *self.multiply(ADD, "c", self.value), NextState("B_EPS"))
+        sigma = If(self.noisy, NextState("SIGMA_Z")).Else(NextState("RESULT"))
+        fsm.act("B_EPS", *self.multiply(ADD, "b", self.eps), If(self.use["m"], NextState("READ_M")).Else(sigma))
+        self.read_source("READ_M", "m", "D_M")
+        fsm.act("D_M", *self.multiply(ADD, "d", self.value), sigma)
+        # -z = ~z + 1
+        fsm.act("SIGMA_Z", *self.multiply(ADD, "sigma", flipped), NextState("SIGMA_1"))
+        fsm.act("SIGMA_1", *self.multiply(ADD, "sigma", noise.negative), noise.ready.eq(1), NextState("RESULT"))
+        self.comb += [results.state.eq(self.limited), results.prediction.eq(self.prediction), results.last.eq(self.lane == 0)]
+        fsm.act("RESULT",
+            If(self.settled & results.idle,
+                results.push.eq(1), NextValue(self.lane, self.lane - 1), NextState("LANE"),
+                If(self.lane == 0,
+                    NextValue(self.lane, d.nch - 1), NextValue(self.word, self.word + 1),
+                    If(self.word == d.n - 1, NextState("LAST")),
+                ),
             ),
-            If(~self.run, busy.eq(0), lane.eq(0)),
-        ]
-
-    def add_writer(self):
-        """Collect a word's results, write d, then md."""
-        d, wr, update, n = self.d, self.wr, self.update, self.config.n_lanes
-        results = {name: vector(STATE_BITS, n, f"result_{name}") for name in RESULTS}
-        lane, second, word = Signal(log2_int(n), reset_less=True), Signal(), Signal(len(d.n), reset_less=True)
-        self.comb += [
-            wr.valid.eq(self.run & self.full), wr.we.eq(2**len(wr.we) - 1),
-            wr.adr.eq(Mux(second, d.md, d.d) + word),
-            wr.dat_w.eq(Mux(second, Cat(*results["md"]), Cat(*results["d"]))),
-            self.finished.eq(wr.valid & wr.ready & second & (word == d.n - 1)),
-        ]
-        self.sync += [
-            If(update.out,
-                Case(lane, {i: [results["d"][i].eq(update.next_x), results["md"][i].eq(update.prediction)]
-                            for i in range(n)}),
-                If(lane == self.last_lane, lane.eq(0), self.full.eq(1)).Else(lane.eq(lane + 1)),
-            ),
-            If(wr.valid & wr.ready,
-                second.eq(~second),
-                If(second, self.full.eq(0), word.eq(word + 1)),
-            ),
-            # Lanes without a channel are never collected and stay 0.
-            If(self.prepare, *[r.eq(0) for name in RESULTS for r in results[name]], lane.eq(0), word.eq(0)),
-            If(~self.run, second.eq(0), self.full.eq(0)),
-        ]
+        )
+        fsm.act("LAST", If(results.idle, NextState("DONE")))

@@ -5,26 +5,22 @@ from migen import *
 from litex.gen import LiteXModule
 from litex.soc.interconnect import stream
 
-from litediffusion.cores.queue import STALL_BITS, WAIT_BITS
 from litediffusion.cores.regs import TRACE_FIELDS
-
-DEPTH = 16      # records that wait for the DRAM
 
 
 def record_layout():
     """A completed descriptor, in the order of regs.TRACE_FIELDS but for its end, which is now."""
-    widths = {"wait_token": WAIT_BITS, "wait_dram": STALL_BITS}
-    return [(name, widths.get(name, bits)) for name, bits in TRACE_FIELDS if name != "end"]
+    return [(name, bits) for name, bits in TRACE_FIELDS if name != "end"]
 
 
 class Trace(LiteXModule):
-    """Records -> (address, data) for a LiteDRAMDMAWriter.
+    """Records -> (address, data) for STORE's writer.
 
-    sink        one record a cycle, never held back
+    sink        records; the next one is held back until the writer has taken the last, some cycles
     time        the current cycle, the record's ``end``
-    clear       forget the counts and start at the buffer's begin
-    count, dropped
-                records accepted and records lost, because the buffer or the window ended or the DRAM was too slow
+    clear       start at the buffer's begin
+    counted, dropped
+                pulses: a record was accepted, one was lost because the buffer or the window has ended
     """
 
     def __init__(self, config, address_width):
@@ -33,33 +29,32 @@ class Trace(LiteXModule):
         self.time, self.clear = Signal(32), Signal()
         self.sink = sink = stream.Endpoint(record_layout())
         self.source = source = stream.Endpoint([("address", address_width), ("data", config.word_bits)])
-        self.count, self.dropped = Signal(32), Signal(32)
+        self.counted, self.dropped = Signal(), Signal()
         self.active = Signal()
 
         # # #
 
         shift = log2_int(config.word_bytes)
-        self.fifo = fifo = stream.SyncFIFO([("data", 128)], DEPTH)
-        room, written = Signal(), Signal(32 - shift)
-        word = Signal(32 - shift + 1)
-        waiting, record = Signal(), Signal(128, reset_less=True)     # a cycle between the queues and the FIFO
+        count, word = Signal(32 - shift), Signal(32 - shift + 1, reset_less=True)
+        room, known, new = Signal(reset_less=True), Signal(), Signal()
+        waiting, record = Signal(), Signal(128, reset_less=True)
+        # The place follows from the count in one cycle, whether there is room in the next: a record waits for both.
         self.comb += [
-            word.eq(self.addr[shift:] + written),
-            room.eq((self.count < self.size[shift:]) & (self.addr[shift:] + self.count < self.window_size[shift:])),
-            fifo.sink.valid.eq(waiting & room),
-            fifo.sink.data.eq(record),
-            sink.ready.eq(1),
-            source.valid.eq(fifo.source.valid),
-            source.address.eq(self.window_base[shift:] + word),
-            source.data.eq(fifo.source.data),
-            fifo.source.ready.eq(source.ready),
-            self.active.eq(waiting | fifo.source.valid),
+            sink.ready.eq(~waiting),
+            new.eq(sink.valid & ~waiting & self.enable),
+            source.valid.eq(waiting & known & room), source.data.eq(record),
+            self.counted.eq(source.valid & source.ready),
+            self.dropped.eq(waiting & known & ~room),
+            self.active.eq(waiting),
         ]
         self.sync += [
-            waiting.eq(sink.valid & self.enable & ~self.clear),
-            record.eq(Cat(*[self.time if name == "end" else getattr(sink, name) for name, _ in TRACE_FIELDS])),
-            If(waiting,
-                If(fifo.sink.ready & room, self.count.eq(self.count + 1)).Else(self.dropped.eq(self.dropped + 1))),
-            If(source.valid & source.ready, written.eq(written + 1)),
-            If(self.clear, self.count.eq(0), self.dropped.eq(0), written.eq(0)),
+            word.eq(self.addr[shift:] + count),
+            room.eq((count < self.size[shift:]) & (word < self.window_size[shift:])),
+            source.address.eq(self.window_base[shift:] + word),
+            known.eq(waiting & ~self.counted & ~self.dropped),
+            If(new, waiting.eq(1),
+                record.eq(Cat(*[self.time if name == "end" else getattr(sink, name) for name, _ in TRACE_FIELDS]))),
+            If(self.counted, count.eq(count + 1)),
+            If(self.counted | self.dropped | self.clear, waiting.eq(0)),
+            If(self.clear, count.eq(0)),
         ]

@@ -27,6 +27,10 @@ static void help(struct firmware *fw)
 	          "regs      engine registers\n"
 	          "selftest  DRAM and engine\n"
 	          "reboot    restart the SoC\n");
+	if (fw->has_appliance)
+		print(fw, "picture   as key 1: a picture of the program on the SD card\n"
+		          "label     as key 2: the next label\n"
+		          "card      as key 3: read the SD card again\n");
 }
 
 static void status(struct firmware *fw)
@@ -112,6 +116,12 @@ static void obey(struct firmware *fw, const char *line)
 		run_again(fw);
 	else if (same(line, "selftest"))
 		run_selftest(fw);
+	else if (fw->has_appliance && same(line, "picture"))
+		fw->asked_keys |= KEY_PICTURE;
+	else if (fw->has_appliance && same(line, "label"))
+		fw->asked_keys |= KEY_LABEL;
+	else if (fw->has_appliance && same(line, "card"))
+		fw->asked_keys |= KEY_CARD;
 	else if (*line)
 		print(fw, "unknown command: try help\n");
 }

@@ -87,6 +87,8 @@ static bool wait_status(struct engine *e, uint32_t mask, bool set)
 			life = sign;
 			since = now;
 		}
+		if (e->watcher_idle)
+			e->watcher_idle(e->watcher_context);
 		if (++polls % BEAT_POLLS == 0)
 			hw->mailbox_write(LDI_STATE_HEARTBEAT, ++e->heartbeat);
 	}

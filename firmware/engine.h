@@ -19,6 +19,8 @@ struct engine {
 	uint32_t last[COUNTERS];        /* the last program's counters, not yet in sums */
 	uint32_t runs;
 	uint32_t heartbeat;
+	void (*watcher_idle)(void *context);    /* to be called while a program runs, or NULL */
+	void *watcher_context;
 };
 
 /* Forget sums and clock. */

@@ -32,6 +32,11 @@ class FakeHardware:
         self.pending = False
         self.on_state = None      # called with (name, value) when the firmware writes a one-word STATE field
         self.typed, self.printed = b"", ""
+        self.frame = np.zeros((memory_map.FRAME_HEIGHT, memory_map.FRAME_WIDTH), np.uint16)
+        self.shown_lines = 0
+        self.pressed = 0                       # keys that are held down
+        self.host = 0                          # owner of the device
+        self.card = False                      # is a card in its slot? Its blocks come from host.Card
 
     # --- engine ----------------------------------------------------------------------------------------------------
 
@@ -97,6 +102,9 @@ class FakeHardware:
     def window_write(self, offset, value):
         self.window[offset:offset + 4] = np.frombuffer(value.to_bytes(4, "little"), np.uint8)
 
+    def window_put(self, offset, words, count):
+        self.window[offset:offset + 4 * count] = np.ctypeslib.as_array(words, (count,)).view(np.uint8)
+
     def sync_memory(self):
         self.syncs += 1
 
@@ -113,6 +121,23 @@ class FakeHardware:
 
     def reboot(self):
         self.reboots += 1
+
+    # --- the appliance -----------------------------------------------------------------------------------------------
+
+    def frame_put(self, offset, words, count):
+        self.frame.reshape(-1)[offset // 2:offset // 2 + 2 * count] = np.ctypeslib.as_array(words, (count,)).view(np.uint16)
+
+    def frame_lines(self, lines):
+        self.shown_lines = lines
+
+    def keys(self):
+        return self.pressed
+
+    def card_start(self):
+        return self.card
+
+    def owner(self):
+        return self.host
 
     # --- the host's side ---------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""One C header from the tables: mailbox, memory map, engine registers, error texts, the self-test's program.
+"""One C header from the tables: mailbox, memory map, the .ldp file, engine registers, error texts, the self-test's program.
 
 ``python -m litediffusion.firmware.header --preset ecpix5 -o ldi_tables.h``. Everything that the firmware knows about
 the rest of the system is in that header, so that C and Python cannot disagree.
@@ -12,6 +12,7 @@ from litediffusion.cores import isa
 from litediffusion.cores.config import PRESETS
 from litediffusion.cores.regs import QUEUE_COUNTERS, REGS
 from litediffusion.soc import mailbox, memory_map
+from litediffusion.sw import container
 
 STATUS_BITS = ("busy", "done", "error", "halted")   # in the order of Reg("status")
 
@@ -53,9 +54,9 @@ def _table_offsets(prefix, table):
     return lines + [_define(f"{prefix}_WORDS", sum(words for _, words in table.values()))]
 
 
-def _job_struct():
-    members = [f"    uint32_t {name}{f'[{words}]' if words > 1 else ''};" for name, words, _ in mailbox.JOB]
-    return "struct ldi_job {\n" + "\n".join(members) + "\n};"
+def _struct(name, table):
+    members = [f"    uint32_t {name}{f'[{words}]' if words > 1 else ''};" for name, words, _ in table]
+    return f"struct {name} {{\n" + "\n".join(members) + "\n};"
 
 
 def _limits(config, window_size):
@@ -68,6 +69,9 @@ def _limits(config, window_size):
         "WINDOW_SIZE": window_size, "DESC_BYTES": isa.DESC_BYTES, "WORD_BYTES": config.word_bytes,
         "MAX_DESCRIPTORS": (1 << bits["program_len"]) - 1, "MAX_INDEX": (1 << bits["index_label"]) - 1,
         "TOKENS": isa.TOKENS, "QUEUES": len(isa.QUEUES), "QUEUE_COUNTERS": len(QUEUE_COUNTERS),
+        "CONTAINER_MAGIC": int.from_bytes(container.MAGIC, "little"), "CONTAINER_VERSION": container.VERSION,
+        "FRAME_ADDRESS": memory_map.MAIN_RAM_BASE + memory_map.FRAME_OFFSET,
+        "FRAME_WIDTH": memory_map.FRAME_WIDTH, "FRAME_HEIGHT": memory_map.FRAME_HEIGHT,
         "SELFTEST_BYTES": memory_map.SELFTEST_BYTES, "SELFTEST_SOURCE": SELFTEST_SOURCE, "SELFTEST_TARGET": SELFTEST_TARGET,
         "SELFTEST_WORDS": SELFTEST_WORDS, "SELFTEST_WATCHDOG": SELFTEST_WATCHDOG,
     }
@@ -85,7 +89,7 @@ def generate(config, window_size=memory_map.WINDOW_SIZE):
         "#ifndef LDI_TABLES_H\n#define LDI_TABLES_H\n\n#include <stdint.h>\n",
         *_limits(config, window_size), "",
         *_table_offsets("STATE", mailbox.STATE_AT), "",
-        _job_struct(), "",
+        _struct("ldi_job", mailbox.JOB), "", _struct("ldi_model", container.JOB_SECTION), "",
         _enum("COMMAND", [(v, n) for n, v in mailbox.COMMANDS.items()]),
         _enum("JOB_STATE", [(v, n) for n, v in mailbox.JOB_STATES.items()]),
         _enum("ERROR", [(v, n) for v, (n, _) in mailbox.ERRORS.items()]),

@@ -29,6 +29,8 @@ struct hw {
 	uint32_t (*window_read)(uint32_t offset);
 	void (*window_write)(uint32_t offset, uint32_t value);
 
+	void (*window_put)(uint32_t offset, const uint32_t *words, uint32_t count);
+
 	/* Make CPU, bus and engine agree on the DRAM: writes back and forgets the L2 and data caches. */
 	void (*sync_memory)(void);
 
@@ -36,6 +38,16 @@ struct hw {
 	int (*getchar)(void);
 	void (*puts)(const char *s);
 	void (*reboot)(void);
+
+	/* The appliance's parts; those that the SoC lacks do nothing. Words of the display's frame at a byte offset; the lines
+	   that are shown; bits of the keys that are held down. */
+	void (*frame_put)(uint32_t offset, const uint32_t *words, uint32_t count);
+	void (*frame_lines)(uint32_t lines);
+	uint32_t (*keys)(void);
+	/* Start the SD card and point FatFs at it; false if no card answers. */
+	bool (*card_start)(void);
+	/* Nonce of the host that owns the device, 0 if none does. */
+	uint32_t (*owner)(void);
 };
 
 #endif

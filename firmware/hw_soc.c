@@ -1,6 +1,8 @@
 /* The hardware interface on LiteX's CSRs and memory map. */
 #include "hw_soc.h"
 
+#include "hw_appliance.h"
+
 #include <stdio.h>
 
 #include <generated/csr.h>
@@ -91,6 +93,12 @@ static void window_write(uint32_t offset, uint32_t value)
 	*(volatile uint32_t *)(LDI_WINDOW_ADDRESS + offset) = value;
 }
 
+static void window_put(uint32_t offset, const uint32_t *words, uint32_t count)
+{
+	for (volatile uint32_t *to = (volatile uint32_t *)(LDI_WINDOW_ADDRESS + offset); count; count--)
+		*to++ = *words++;
+}
+
 /* Nothing is left of these on a SoC without data cache and L2. The L2 is flushed by reading through the data cache. */
 static void sync_memory(void)
 {
@@ -115,10 +123,16 @@ static void reboot(void)
 	ctrl_reset_write(1);
 }
 
+static uint32_t owner(void)
+{
+	return mailbox_owner_read();
+}
+
 const struct hw hw_soc = {
 	.set_reg = set_reg, .get_reg = get_reg, .get_regs = get_regs, .cycles = cycles,
 	.mailbox_read = mailbox_read, .mailbox_write = mailbox_write,
 	.doorbell_pending = doorbell_pending, .doorbell_clear = doorbell_clear,
-	.window_read = window_read, .window_write = window_write, .sync_memory = sync_memory,
+	.window_read = window_read, .window_write = window_write, .window_put = window_put, .sync_memory = sync_memory,
 	.getchar = get_character, .puts = put_string, .reboot = reboot,
+	.frame_put = frame_put, .frame_lines = frame_lines, .keys = keys, .card_start = card_start, .owner = owner,
 };

@@ -30,6 +30,8 @@ static void publish_progress(struct firmware *fw, uint32_t image, uint32_t step)
 	fw->step = step;
 	fw->engine.hw->mailbox_write(LDI_STATE_STEP, step);
 	fw->engine.hw->mailbox_write(LDI_STATE_IMAGE, image);
+	if (fw->watcher)
+		fw->watcher->progress(fw->watcher->context);
 }
 
 /* The job's state is written first when a job starts and last when it ends, so that no reader sees a mixture. */
@@ -44,9 +46,10 @@ static bool abort_asked(struct firmware *fw)
 	const struct hw *hw = fw->engine.hw;
 
 	/* Any other command stays pending until this job has ended. */
-	if (!hw->doorbell_pending() || hw->mailbox_read(LDI_JOB_BASE + offsetof(struct ldi_job, command)) != LDI_COMMAND_ABORT)
+	if (hw->doorbell_pending() && hw->mailbox_read(LDI_JOB_BASE + offsetof(struct ldi_job, command)) == LDI_COMMAND_ABORT)
+		hw->doorbell_clear();
+	else if (!fw->watcher || !fw->watcher->stop(fw->watcher->context))
 		return false;
-	hw->doorbell_clear();
 	fault_set(&fw->fault, LDI_ERROR_ABORTED, fw->image, fw->job.batch);
 	return true;
 }
@@ -70,6 +73,19 @@ static bool run(struct firmware *fw, enum job_part part, uint32_t step, uint32_t
 	return false;
 }
 
+/* The pixels of the latents as they are now. FINISH only reads these, so the result is the same with and without. */
+static bool show(struct firmware *fw, uint32_t label, uint32_t image)
+{
+	const struct watcher *w = fw->watcher;
+
+	if (!w || !w->wants_picture(w->context))
+		return true;
+	if (!run(fw, PART_FINISH, fw->job.steps - 1, label, 0, image))
+		return false;
+	w->picture(w->context);
+	return true;
+}
+
 static bool generate_image(struct firmware *fw, uint32_t image)
 {
 	const struct ldi_job *job = &fw->job;
@@ -89,6 +105,8 @@ static bool generate_image(struct firmware *fw, uint32_t image)
 			return false;
 		publish_progress(fw, image, step + 1);
 		console_poll(fw);
+		if (step + 1 < job->steps && !show(fw, label, image))
+			return false;
 	}
 	return run(fw, PART_FINISH, job->steps - 1, label, 0, image);
 }
@@ -149,6 +167,8 @@ void firmware_job(struct firmware *fw)
 	engine_publish(&fw->engine);
 	hw->mailbox_write(LDI_STATE_JOB_ID, fw->job.id);
 	hw->sync_memory();
+	fw->engine.watcher_idle = fw->watcher ? fw->watcher->idle : NULL;
+	fw->engine.watcher_context = fw->watcher ? fw->watcher->context : NULL;
 	ok = execute(fw);
 	hw->sync_memory();
 	engine_tick(&fw->engine);

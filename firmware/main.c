@@ -1,4 +1,4 @@
-/* Start of the firmware: bring up UART and DRAM, then serve the mailbox for ever. */
+/* Start of the firmware: bring up UART and DRAM, then serve the mailbox, and the keys if there is an SD card, for ever. */
 #include <stdio.h>
 
 #include <generated/csr.h>
@@ -6,6 +6,7 @@
 #include <libbase/uart.h>
 #include <liblitedram/sdram.h>
 
+#include "appliance.h"
 #include "console.h"
 #include "hw_soc.h"
 
@@ -14,6 +15,9 @@ int main(void);
 int main(void)
 {
 	static struct firmware fw;
+#ifdef CSR_SPISDCARD_BASE
+	static struct appliance appliance;
+#endif
 	bool dram_ok;
 
 	irq_setmask(0);
@@ -25,7 +29,14 @@ int main(void)
 	dram_ok = sdram_init() == 1;
 	firmware_boot(&fw, &hw_soc, dram_ok);
 	puts(fw.boot.error ? fw.boot.text.s : "ready");
+#ifdef CSR_SPISDCARD_BASE
+	appliance_boot(&appliance, &fw);
+#endif
 	console_prompt(&fw);
-	for (;;)
+	for (;;) {
 		firmware_poll(&fw);
+#ifdef CSR_SPISDCARD_BASE
+		appliance_poll(&appliance);
+#endif
+	}
 }

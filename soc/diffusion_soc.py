@@ -6,11 +6,17 @@ from litex.gen import LiteXModule
 from litex.soc.integration.soc import SoCRegion
 from litex.soc.integration.soc_core import SoCCore
 from litex.soc.interconnect import wishbone
+from liteeth.common import convert_ip, ethernet_type_ip
 
 from litediffusion.cores.config import PRESETS
 from litediffusion.soc import mailbox, memory_map
+from litediffusion.soc.appliance import Appliance
+from litediffusion.soc.bulk import Bulk
+from litediffusion.soc.bulk_protocol import UDP_PORT as BULK_PORT
 from litediffusion.soc.mailbox_control import MailboxControl
+from litediffusion.soc.pipeline import PortBuffer, slice_master, slice_slave
 from litediffusion.soc.port_merge import PortMerge
+from litediffusion.soc.port_slice import PortSlice
 
 ROM_BYTES = 0x10000
 SRAM_BYTES = 0x4000
@@ -31,16 +37,18 @@ class PacketFIFOFix(LiteXModule):
                       for fifo in fifos]
 
 
-class DiffusionSoC(SoCCore):
+class DiffusionSoC(Appliance, SoCCore):
     """SoC around one engine. A target supplies platform, clocks (``self.crg``) and PHYs.
 
     platform, sys_clk_freq   as in LiteX
-    sdram_phy, sdram_module  LiteDRAM PHY and module; a native word narrower than ``config.word_bits`` is slower
+    sdram_phy, sdram_module  LiteDRAM PHY and module; a native word narrower than ``config.word_bits`` is slower, of a wider
+                             one each engine access uses a part
     eth_phy                  LiteEth PHY (None: the host comes through the UART)
     config                   EngineConfig
     main_ram_size            bytes of DRAM on the bus (None: all of it)
     window_size              bytes of DRAM that the engine may use
     eth_data_width           width of the Ethernet core's data path: 8, or 32 (in the system clock domain)
+    with_bulk                the bulk transfer beside Etherbone (soc/bulk.py); None: where there is Ethernet, 32 bits wide
     lease_cycles             cycles after which an unrenewed claim lapses (None: mailbox.LEASE_SECONDS)
 
     The CPU is the ``lite`` VexRiscv: no data cache, and no L2 cache follows it, so CPU, host and engine always see the
@@ -49,7 +57,7 @@ class DiffusionSoC(SoCCore):
 
     def __init__(self, platform, sys_clk_freq, *, sdram_phy, sdram_module, eth_phy=None,
                  config=PRESETS["ecpix5"], main_ram_size=None, window_size=memory_map.WINDOW_SIZE, eth_data_width=8,
-                 device_ip=DEVICE_IP, device_mac=DEVICE_MAC, lease_cycles=None, with_engine=True, ident="litediffusion", **kwargs):
+                 device_ip=DEVICE_IP, device_mac=DEVICE_MAC, lease_cycles=None, with_bulk=None, with_engine=True, ident="litediffusion", **kwargs):
         SoCCore.__init__(self, platform, sys_clk_freq, ident=f"{ident} {config.name}", cpu_type="vexriscv",
                          cpu_variant="lite", integrated_rom_size=ROM_BYTES, integrated_rom_init=[0x6F],
                          integrated_sram_size=SRAM_BYTES, bus_timeout=BUS_TIMEOUT, timer_uptime=True, **kwargs)
@@ -57,10 +65,16 @@ class DiffusionSoC(SoCCore):
         # liblitedram looks for the CSRs of a PHY to be trained under this name.
         setattr(self, "ddrphy" if sdram_phy.settings.memtype.startswith("DDR") else "sdrphy", sdram_phy)
         self.add_sdram("sdram", phy=sdram_phy, module=sdram_module, size=main_ram_size, l2_cache_size=0)
+        slice_slave(self, "main_ram")
         self._check_window()
         if eth_phy is not None:
             self.ethphy = eth_phy
             self.add_network(eth_phy, device_ip, device_mac, eth_data_width)
+        bulk_fits = eth_phy is not None and eth_data_width == 32
+        if with_bulk and not bulk_fits:
+            raise ValueError(f"the bulk transfer needs Ethernet with a data path of 32 bits, not {eth_data_width if eth_phy else 'none'}")
+        if bulk_fits and with_bulk is not False:
+            self.add_bulk(device_ip)
         self.add_mailbox(lease_cycles or int(mailbox.LEASE_SECONDS * sys_clk_freq))
         if with_engine:
             self.add_engine(config)
@@ -77,6 +91,21 @@ class DiffusionSoC(SoCCore):
                            buffer_depth=ETHERBONE_WORDS, data_width=data_width)
         record = self.etherbone.record
         self.etherbone_fix = PacketFIFOFix([record.receiver.fifo, record.sender.fifo])
+        slice_master(self, "etherbone")
+        self.ip_buffer = PortBuffer(self.ethcore_etherbone.mac.crossbar, ethernet_type_ip)
+
+    def add_bulk(self, ip_address):
+        """The bulk transfer on a DRAM port of its own. The host finds it by the register and the constants."""
+        crossbar = self.sdram.crossbar
+        # A narrower native word goes through LiteDRAM's converter; the engine of the bulk transfer wants 32 bits at least.
+        memory = crossbar.get_port(mode="both", data_width=max(32, crossbar.controller.data_width))
+        self.bulk = Bulk(memory, memory_map.WINDOW_OFFSET, self.window_size)
+        self.bulk.add_csr()
+        udp = self.ethcore_etherbone.udp.crossbar.get_port(BULK_PORT, dw=32)
+        self.comb += [udp.source.connect(self.bulk.sink), self.bulk.source.connect(udp.sink)]
+        self.add_constant("BULK_IP", convert_ip(ip_address))
+        self.add_constant("BULK_PORT", BULK_PORT)
+        self.add_constant("BULK_GRAIN", self.bulk.grain)
 
     def add_mailbox(self, lease_cycles):
         """Mailbox memory (uncached), claim and doorbell."""
@@ -87,19 +116,23 @@ class DiffusionSoC(SoCCore):
         self.irq.add("mailbox")
 
     def add_engine(self, config):
-        """The engine on three native DRAM ports, or on one through a converter, its registers and its interrupt."""
+        """The engine on three native DRAM ports (slices of them where they are wider, one through a converter where they
+        are narrower), its registers and its interrupt."""
+        from litediffusion.cores.array import FAST
         from litediffusion.cores.engine import Engine
 
         crossbar = self.sdram.crossbar
         native = crossbar.controller.data_width
-        if native == config.word_bits:
-            ports = [crossbar.get_port(mode=mode) for mode in ("read", "read", "write")]
-        elif native < config.word_bits:
+        if native < config.word_bits:
             self.engine_ports = merge = PortMerge(crossbar.get_port(mode="both", data_width=config.word_bits))
             ports = [*merge.readers, merge.writer]
         else:
-            raise ValueError(f"the DRAM's native word has {native} bits, the engine's {config.word_bits}: "
-                             "choose an EngineConfig whose k_lanes is the DRAM word in bytes")
-        self.engine = Engine(config, *ports)
+            ports = [crossbar.get_port(mode=mode) for mode in ("read", "read", "write")]
+            if native > config.word_bits:
+                slices = [PortSlice(port, config.word_bits) for port in ports]
+                self.submodules += slices
+                ports = [one.port for one in slices]
+        # A DDR3 PHY's sys2x is an edge clock, which reaches no logic.
+        self.engine = ClockDomainsRenamer({FAST: "array"})(Engine(config, *ports))
         self.engine.add_csr()
         self.irq.add("engine")

@@ -9,6 +9,7 @@ ABI_VERSION = 1
 MAX_BATCH = 16
 MAX_STEPS = 1000
 TEXT_BYTES = 256
+WATCHDOG = 1 << 20          # cycles: a job's watchdog unless it asks for another
 LEASE_SECONDS = 15          # a claim that is not renewed for so long lapses (the host is gone)
 LEASE_CYCLES_SIM = 30_000_000   # the same in the simulation, about a minute
 

@@ -12,8 +12,8 @@ from litediffusion.soc import memory_map
 from litediffusion.soc.diffusion_soc import ROM_BYTES
 
 FIRMWARE = Path(__file__).resolve().parent.parent / "firmware"
-# What the firmware links: the C library, the compiler's helpers, UART and interrupts, the DRAM's start-up.
-LIBRARIES = ("libc", "libcompiler_rt", "libbase", "liblitedram")
+# What the firmware links: the C library, the compiler's helpers, UART and interrupts, the DRAM's start-up, FAT on SD cards.
+LIBRARIES = ("libc", "libcompiler_rt", "libbase", "liblitedram", "libfatfs", "liblitesdcard")
 
 
 class SoftwareError(RuntimeError):

@@ -2,8 +2,10 @@
 
     header   magic "LDP1", version, configuration hash, number of sections, CRC-32 of header and section table
     table    for each section: name (16 bytes), offset, size, CRC-32
+    JOB      what a device without a host needs of META, as 32-bit words (JOB_SECTION); not there if META has no programs
     META     JSON: shapes, programs, buffers, layers
     IMAGE    constants and programs, from META.image_base of the engine's window on
+META ends with blanks, so that IMAGE starts at a multiple of ALIGN bytes: blocks of an SD card are read as they are.
 Readers refuse a file that is truncated, corrupted or made for another configuration, and say which.
 """
 
@@ -15,8 +17,35 @@ from pathlib import Path
 
 import numpy as np
 
+from litediffusion.soc.mailbox import WATCHDOG
+
 MAGIC, VERSION = b"LDP1", 1
 HEADER, ENTRY = struct.Struct("<4sIIII"), struct.Struct("<16sQQII")
+
+ALIGN = 512                 # bytes of an SD card's block
+NAME_WORDS = 8
+GUIDANCE_ONE = 1 << 12      # guidance scales are Q19.12
+
+# (name, words, meaning) of the section JOB; the firmware reads it as it is. Names of mailbox.JOB mean the same here.
+JOB_SECTION = [
+    ("name", NAME_WORDS, "the model's name, filled up with zeros"),
+    ("image_base", 1, "window offset of the section IMAGE"),
+    ("image_bytes", 1, "see mailbox.JOB"),
+    ("init", 2, "see mailbox.JOB"),
+    ("eval", 2, "see mailbox.JOB"),
+    ("update", 2, "see mailbox.JOB"),
+    ("finish", 2, "see mailbox.JOB"),
+    ("steps", 1, "sampler steps of the compilation"),
+    ("evals", 1, "see mailbox.JOB"),
+    ("guidance", 1, "see mailbox.JOB"),
+    ("null_label", 1, "see mailbox.JOB"),
+    ("labels", 1, "number of labels that can be asked for"),
+    ("watchdog", 1, "see mailbox.JOB"),
+    ("pixels", 1, "window offset of image 0's pixels, 16 bytes each, channels first"),
+    ("channels", 1, "channels of the picture"),
+    ("height", 1, "pixels"),
+    ("width", 1, "pixels"),
+]
 
 
 class ContainerError(ValueError):
@@ -35,13 +64,37 @@ class Program:
     config_hash: int
 
     def save(self, path):
-        sections = {"META": json.dumps(self.meta).encode(), "IMAGE": self.image.tobytes()}
-        at, table = HEADER.size + ENTRY.size * len(sections), b""
+        sections = {"JOB": job_section(self.meta)} if "programs" in self.meta else {}
+        meta, at, table = json.dumps(self.meta).encode(), HEADER.size + ENTRY.size * (len(sections) + 2), b""
+        sections["META"] = meta + b" " * (-(at + sum(map(len, sections.values())) + len(meta)) % ALIGN)
+        sections["IMAGE"] = self.image.tobytes()
         for name, data in sections.items():
             table += ENTRY.pack(name.encode(), at, len(data), zlib.crc32(data), 0)
             at += len(data)
         head = HEADER.pack(MAGIC, VERSION, self.config_hash, len(sections), 0)[:-4]
         Path(path).write_bytes(head + struct.pack("<I", zlib.crc32(head + table)) + table + b"".join(sections.values()))
+
+
+def job_section(meta):
+    """Bytes of the section JOB."""
+    c, h, w = meta["shape"]
+    guidance = meta["guidance"]
+    fields = {name: meta[name] for name in ("image_base", "image_bytes", "steps", "null_label", "labels")} | meta["programs"] | {
+        "name": np.frombuffer(meta["name"].encode()[:4 * NAME_WORDS].ljust(4 * NAME_WORDS, b"\0"), "<u4"),
+        "evals": evaluations(guidance), "guidance": fixed_guidance(guidance), "watchdog": WATCHDOG,
+        "pixels": meta["buffers"]["pixels"], "channels": c, "height": h, "width": w}
+    words = [int(v) & 0xFFFFFFFF for name, _, _ in JOB_SECTION for v in np.atleast_1d(np.asarray(fields[name], np.int64))]
+    return struct.pack(f"<{sum(n for _, n, _ in JOB_SECTION)}I", *words)
+
+
+def evaluations(guidance):
+    """Network evaluations a step that a guidance scale asks for."""
+    return 1 if guidance == 1.0 else 2
+
+
+def fixed_guidance(guidance):
+    """A guidance scale as the engine's register takes it."""
+    return round(guidance * GUIDANCE_ONE)
 
 
 def _header(data, path):

@@ -7,7 +7,8 @@ op            inputs          attributes
 input         -               -                                       the noisy image (Q3.12 at run time)
 step_table    -               values [T, C]                           row of the current step
 label_table   -               values [labels, C]                      row of the label
-conv          x (, r)         weight [M, C, kh, kw], bias [M] or None, stride, pad, up (nearest x2 first);
+conv          x (, r)         weight [M, C, kh, kw], bias [M] or None, stride, pad, pad_end (after the last row and
+                              column, else pad), up (nearest x2 first);
                               after fusion: r is added (or a vector broadcast), then function
 norm          x               gamma [C], beta [C], groups, eps, (function after fusion)   GroupNorm
 act           x               function (see isa.ACT)
@@ -69,8 +70,8 @@ def conv_shape(shape, attrs):
     m, _, kh, kw = attrs["weight"].shape
     if attrs.get("up"):
         h, w = 2 * h, 2 * w
-    pad, stride = attrs["pad"], attrs["stride"]
-    return m, (h + 2 * pad - kh) // stride + 1, (w + 2 * pad - kw) // stride + 1
+    pad, stride = attrs["pad"] + attrs.get("pad_end", attrs["pad"]), attrs["stride"]
+    return m, (h + pad - kh) // stride + 1, (w + pad - kw) // stride + 1
 
 
 def _expected_shape(graph, node):

@@ -10,11 +10,9 @@ import numpy as np
 
 from litediffusion.cores.config import PRESETS
 from litediffusion.sw.compiler.compile import check_bits, compile_graph
-from litediffusion.sw.container import check_config
+from litediffusion.sw.container import check_config, evaluations, fixed_guidance
 from litediffusion.sw.devices.base import Job
 from litediffusion.sw.schedule import sampler_table
-
-GUIDANCE_ONE = 1 << 12
 
 
 class ModelError(ValueError):
@@ -99,8 +97,8 @@ def make_job(program, labels, seeds, guidance=None):
     buffers, parts = meta["buffers"], meta["programs"]
     return Job(program.config_hash, *(tuple(parts[p]) for p in ("init", "eval", "update", "finish")), steps=meta["steps"],
                labels=list(labels), seeds=list(seeds), out_addr=buffers["trajectory"], out_stride=buffers["image_stride"],
-               out_bytes=buffers["image_stride"], max_steps=meta["steps"], evals=1 if guidance == 1.0 else 2,
-               guidance=round(guidance * GUIDANCE_ONE), null_label=meta["null_label"], image_bytes=meta["image_bytes"])
+               out_bytes=buffers["image_stride"], max_steps=meta["steps"], evals=evaluations(guidance),
+               guidance=fixed_guidance(guidance), null_label=meta["null_label"], image_bytes=meta["image_bytes"])
 
 
 def upload(device, program, progress=None):

@@ -6,6 +6,7 @@ import numpy as np
 
 from litediffusion.cores import isa
 from litediffusion.cores.regs import TRACE_FIELDS
+from litediffusion.sw.devices.errors import DeviceError
 
 RECORD_BYTES = 16
 
@@ -104,6 +105,9 @@ def run_traced(device, instructions, address, length, trace_at, **registers):
     """(counters, decoded trace) of one program run with tracing on."""
     size = RECORD_BYTES * (length + 4)
     counters = device.run_program(address, length, trace=(trace_at, size), **registers)
+    if not counters["trace_count"] and not counters["trace_dropped"]:
+        raise DeviceError("the engine recorded nothing: it was built without the trace unit (EngineConfig.trace); "
+                          "profile on the rtl device or on a board built with it")
     count = min(counters["trace_count"], length)
     return counters, decode_trace(device.read(trace_at, RECORD_BYTES * count))
 

@@ -22,7 +22,9 @@ def _conv(node, x, cache):
     weight, bias = cache[node.name]
     if node.attrs.get("up"):
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-    return F.conv2d(x, weight, bias, node.attrs["stride"], node.attrs["pad"])
+    begin = node.attrs["pad"]
+    end = node.attrs.get("pad_end", begin)
+    return F.conv2d(F.pad(x, (begin, end, begin, end)), weight, bias, node.attrs["stride"])
 
 
 def _function(attrs, y):

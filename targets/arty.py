@@ -3,12 +3,13 @@
 Needs Vivado; ``--no-compile-gateware`` stops after Verilog, constraints and project script.
 """
 
-from litedram.modules import MT41K128M16
 from litedram.phy import s7ddrphy
 from liteeth.phy.mii import LiteEthPHYMII
 from litex_boards.platforms import digilent_arty
 from litex_boards.targets.digilent_arty import _CRG as CRG
 
+from litediffusion.targets import ddr3
+from litediffusion.targets.array_clock import add_array_clock
 from litediffusion.targets.board import BoardSoC, run_target
 
 
@@ -20,13 +21,15 @@ class ArtySoC(BoardSoC):
     PLATFORM = digilent_arty.Platform
     SYS_CLK_FREQ = 100e6
     OPTIONS = {"variant": ("a7-100", ["a7-35", "a7-100"], "FPGA.")}
+    ENGINE = {"dram_bytes": 16, "array_clock": 2}      # an A7-100T has 240 multipliers
 
     def __init__(self, variant="a7-100", sys_clk_freq=SYS_CLK_FREQ, toolchain="vivado", **kwargs):
         platform = self.PLATFORM(variant=variant, toolchain=toolchain)
         self.crg = CRG(platform, sys_clk_freq)
+        add_array_clock(self.crg, sys_clk_freq)
         phy = s7ddrphy.A7DDRPHY(platform.request("ddram"), memtype="DDR3", nphases=4, sys_clk_freq=sys_clk_freq)
         eth_phy = LiteEthPHYMII(platform.request("eth_clocks"), platform.request("eth"))
-        BoardSoC.__init__(self, platform, sys_clk_freq, sdram_phy=phy, sdram_module=MT41K128M16(sys_clk_freq, "1:4"),
+        BoardSoC.__init__(self, platform, sys_clk_freq, sdram_phy=phy, sdram_module=ddr3.chip("MT41K128M16")(sys_clk_freq, "1:4"),
                           eth_phy=eth_phy, eth_data_width=32, **kwargs)
 
 

@@ -13,6 +13,8 @@ from litediffusion.cores.config import PRESETS
 from litediffusion.soc.diffusion_soc import DiffusionSoC
 from litediffusion.soc.software import SoCBuilder, build_firmware
 from litediffusion.targets import ecp5_tools, report
+from litediffusion.targets.analyzer import CSV as ANALYZER_CSV
+from litediffusion.targets.analyzer import add_analyzer
 
 # LiteX's options for a SoC that a board leaves open. DiffusionSoC fixes the others: they are refused when given.
 SOC_OPTIONS = ("uart_name", "uart_baudrate", "uart_fifo_depth", "with_jtagbone", "jtagbone_chain")
@@ -27,6 +29,8 @@ class BoardSoC(DiffusionSoC):
     OPTIONS            {argument of the class: (default, choices, help)}, on the command line with dashes
     UART               defaults of SOC_OPTIONS
     ENGINE             what the board changes in the preset; programs must not notice (EngineConfig.hash)
+
+    with_analyzer      LiteScope on the engine's queues (targets/analyzer.py)
     """
 
     NAME = DESCRIPTION = PLATFORM = SYS_CLK_FREQ = None
@@ -34,8 +38,10 @@ class BoardSoC(DiffusionSoC):
     UART = {}
     ENGINE = {}
 
-    def __init__(self, platform, sys_clk_freq, uart_name="serial", **kwargs):
+    def __init__(self, platform, sys_clk_freq, uart_name="serial", with_analyzer=False, **kwargs):
         DiffusionSoC.__init__(self, platform, sys_clk_freq, uart_name=uart_name, **kwargs)
+        if with_analyzer:
+            add_analyzer(self)
         if uart_name.startswith("crossover"):
             # Nobody need read this console: without the flush the firmware would wait for a reader while it boots.
             self.uart.add_auto_tx_flush(sys_clk_freq)
@@ -50,6 +56,12 @@ class BoardBuilder(SoCBuilder):
             firmware = build_firmware(self.output_dir, self.soc.engine_config.name, self.soc.window_size)
             self.soc.init_rom("rom", get_mem_data(str(firmware), data_width=32, endianness="little"))
 
+    def build(self, **kwargs):
+        """As SoCBuilder; an analyzer's list of signals goes to the output folder."""
+        if hasattr(self.soc, "analyzer"):
+            self.soc.analyzer.csr_csv = str(Path(self.output_dir) / ANALYZER_CSV)
+        return SoCBuilder.build(self, **kwargs)
+
 
 def make_parser(soc_class):
     """LiteX's parser with the target's options and defaults."""
@@ -61,6 +73,7 @@ def make_parser(soc_class):
     parser.add_target_argument("--sys-clk-freq", default=soc_class.SYS_CLK_FREQ, type=float,
                                help="System clock frequency.")
     parser.add_target_argument("--preset", default="ecpix5", choices=sorted(PRESETS), help="Engine configuration.")
+    parser.add_target_argument("--with-analyzer", action="store_true", help="LiteScope on the engine's queues.")
     for name, (default, choices, text) in soc_class.OPTIONS.items():
         parser.add_target_argument(f"--{name.replace('_', '-')}", default=default, choices=choices, help=text)
     parser.set_defaults(output_dir=f"build/{soc_class.NAME}", **soc_class.UART)
@@ -104,8 +117,8 @@ def run_target(soc_class, argv=None):
     parser = make_parser(soc_class)
     args = parser.parse_args(argv)
     options = {name: getattr(args, name) for name in soc_class.OPTIONS}
-    soc = soc_class(sys_clk_freq=args.sys_clk_freq, config=engine_config(soc_class, args.preset), toolchain=args.toolchain, **options,
-                    **soc_arguments(parser, args))
+    soc = soc_class(sys_clk_freq=args.sys_clk_freq, config=engine_config(soc_class, args.preset), toolchain=args.toolchain,
+                    with_analyzer=args.with_analyzer, **options, **soc_arguments(parser, args))
     builder = BoardBuilder(soc, **parser.builder_argdict)
     if args.build:
         made = build(soc, builder, parser.toolchain_argdict)

@@ -7,6 +7,7 @@ from litex_boards.platforms import colorlight_i5
 from litex_boards.targets.colorlight_i5 import _CRG as CRG
 
 from litediffusion.soc import memory_map
+from litediffusion.targets.array_clock import ECP5_ENGINE, add_array_clock
 from litediffusion.targets.board import BoardSoC, run_target
 
 DRAM_BYTES = 8 << 20
@@ -17,17 +18,19 @@ class ColorlightI9SoC(BoardSoC):
 
     NAME = "colorlight_i9"
     DESCRIPTION = "litediffusion on Colorlight's i9"
+    MODEL = "i9"
     PLATFORM = colorlight_i5.Platform
     SYS_CLK_FREQ = 50e6
     OPTIONS = {
         "revision": ("7.2", ["7.2"], "Board revision."),
         "sdram_rate": ("1:1", ["1:1", "1:2"], "SDRAM clock: the system clock's (1:1) or twice it (1:2)."),
     }
-    ENGINE = {"lut_multipliers": True}
+    ENGINE = {**ECP5_ENGINE, "gemm_words": 1, "post_lanes": 2, "lut_multipliers": True, "dram_bytes": 4}      # a 45F has 72 multipliers
 
-    def __init__(self, revision="7.2", sdram_rate="1:1", sys_clk_freq=SYS_CLK_FREQ, toolchain="trellis", **kwargs):
-        platform = self.PLATFORM(board="i9", revision=revision, toolchain=toolchain)
+    def __init__(self, revision=None, sdram_rate="1:1", sys_clk_freq=SYS_CLK_FREQ, toolchain="trellis", **kwargs):
+        platform = self.PLATFORM(board=self.MODEL, revision=revision or self.OPTIONS["revision"][0], toolchain=toolchain)
         self.crg = CRG(platform, sys_clk_freq, sdram_rate=sdram_rate)
+        add_array_clock(self.crg, sys_clk_freq)
         phy = (HalfRateGENSDRPHY if sdram_rate == "1:2" else GENSDRPHY)(platform.request("sdram"), sys_clk_freq)
         eth_phy = LiteEthPHYRGMII(platform.request("eth_clocks", 0), platform.request("eth", 0), tx_delay=0)
         BoardSoC.__init__(self, platform, sys_clk_freq, sdram_phy=phy, sdram_module=M12L64322A(sys_clk_freq, sdram_rate),

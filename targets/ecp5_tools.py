@@ -18,14 +18,15 @@ class Tools:
     """Where each tool is. The yowasp package's program stands in for a tool that is not on PATH.
 
     build_dir : a folder for the look-alikes ``build_dir/tools/<tool>``, which LiteX's script calls by the tools' names
+    tools : those wanted
 
     Raises ToolError when a tool and its package are missing, or when build_dir lies in HIDDEN_FOLDER and a
     yowasp program has to work there.
     """
 
-    def __init__(self, build_dir):
+    def __init__(self, build_dir, tools=TOOLS):
         self.folder = Path(build_dir).resolve() / "tools"
-        self.found = {tool: self._find(tool) for tool in TOOLS}
+        self.found = {tool: self._find(tool) for tool in tools}
         stand_ins = {tool: path for tool, path in self.found.items() if Path(path).name.startswith("yowasp-")}
         if stand_ins and self.folder.is_relative_to(HIDDEN_FOLDER):
             raise ToolError(f"yowasp's tools do not see {build_dir}: choose an --output-dir outside {HIDDEN_FOLDER}")

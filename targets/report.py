@@ -14,16 +14,22 @@ REPORT = "report.json"
 RESOURCES = {"lut": "TRELLIS_COMB", "ff": "TRELLIS_FF", "block_ram": "DP16KD", "multipliers": "MULT18X18D"}
 MARKERS = ("<!-- boards: made by targets/report.py -->\n", "<!-- end of boards -->\n")
 HEAD = ["board", "engine", "LUT", "FF", "block RAM", "multipliers", "clocks reached (asked), MHz", "timing",
-        "int8 / W4A8 peak, GMAC/s"]
+        "int8 / W4A8 peak, GMAC/s", "limit"]
+PIN = "$TRELLIS_IO_IN"      # nextpnr's mark of a clock from a pin
 
 
 def clock_name(net):
     """nextpnr's name of a clock's net without its decorations: ``$glbnet$main_crg_clkout0`` is ``main_crg_clkout0``."""
-    return re.sub(r"^\$glbnet\$|\$TRELLIS_IO_IN$", "", net)
+    return re.sub(rf"^\$glbnet\$|{re.escape(PIN)}$", "", net)
+
+
+def short(cell):
+    """A cell's name without what Yosys adds: ``engine_gemm_sum_TRELLIS_FF_Q_3`` is ``engine_gemm_sum``."""
+    return re.sub(r"(_(TRELLIS|LUT4|CCU2C|MULT18X18D|DP16KD|PFUMX|L6MUX21).*|\.[0-9.]+)$", "", cell)
 
 
 def critical_path(entry):
-    """One of nextpnr's critical paths: ends, delay in ns split into logic and wires, and the cells on the way."""
+    """One of nextpnr's critical paths: its clocks, delay in ns split into logic and wires, the cells on the way."""
     steps = entry["path"]
     wires = sum(s["delay"] for s in steps if s["type"] == "routing")
     total = sum(s["delay"] for s in steps)
@@ -31,17 +37,44 @@ def critical_path(entry):
             "ns": round(total, 2), "wires_ns": round(wires, 2), "cells": [s["to"]["cell"] for s in steps]}
 
 
-def read_nextpnr(text):
+def crossings(paths, clocks, pins, sys_clk_mhz):
+    """Paths between the system clock and one at twice its rate, with the ns that they have: a period of the faster one.
+
+    nextpnr checks no path between clocks. Both of such a pair come from the board's PLL; a clock from a pin (``pins``: names)
+    may have twice the frequency and no relation.
+    """
+    def is_at(clock, mhz):
+        return clock in clocks and clock not in pins and abs(clocks[clock]["asked_mhz"] / mhz - 1) < 0.005
+    found = [p for p in paths for slow, fast in ((p["from"], p["to"]), (p["to"], p["from"]))
+             if is_at(slow, sys_clk_mhz) and is_at(fast, 2 * sys_clk_mhz)]
+    limit = round(1000 / (2 * sys_clk_mhz), 2)
+    return [{**{k: p[k] for k in ("from", "to", "ns")}, "limit_ns": limit, "met": p["ns"] <= limit} for p in found]
+
+
+def limit(report):
+    """What limits the board, as text: the path with the least of its time left."""
+    asked = {(name, name): 1000 / c["asked_mhz"] for name, c in report["clocks"].items()}
+    asked |= {(c["from"], c["to"]): c["limit_ns"] for c in report["crossings"]}
+    paths = [(p["ns"] / asked[p["from"], p["to"]], p) for p in report["critical_paths"] if (p["from"], p["to"]) in asked]
+    if not paths:
+        return ""
+    path = max(paths, key=lambda pair: pair[0])[1]
+    clock = path["from"] if path["from"] == path["to"] else f"{path['from']} to {path['to']}"
+    return (f"{clock}: {path['ns']:.1f} ns, {100 * path['wires_ns'] / path['ns']:.0f} % of it wires, "
+            f"from {short(path['cells'][0])} to {short(path['cells'][-1])}")
+
+
+def read_nextpnr(text, sys_clk_mhz):
     """Resources, clocks and critical paths of nextpnr's --report file."""
     data = json.loads(text)
     used = {name: data["utilization"].get(cell, {"used": 0, "available": 0}) for name, cell in RESOURCES.items()}
     clocks = {clock_name(net): {"reached_mhz": round(f["achieved"], 2), "asked_mhz": round(f["constraint"], 2)}
               for net, f in data["fmax"].items()}
-    return {
-        "resources": used, "clocks": clocks,
-        "timing_met": all(c["reached_mhz"] >= c["asked_mhz"] for c in clocks.values()),
-        "critical_paths": [critical_path(entry) for entry in data["critical_paths"]],
-    }
+    pins = {clock_name(net) for net in data["fmax"] if net.endswith(PIN)}
+    paths = [critical_path(entry) for entry in data["critical_paths"]]
+    found = {"resources": used, "clocks": clocks, "crossings": crossings(paths, clocks, pins, sys_clk_mhz), "critical_paths": paths}
+    met = all(c["reached_mhz"] >= c["asked_mhz"] for c in clocks.values()) and all(c["met"] for c in found["crossings"])
+    return {"timing_met": met, "limit": limit(found), **found}
 
 
 def write(output_dir, soc, versions):
@@ -51,7 +84,8 @@ def write(output_dir, soc, versions):
     gateware = Path(output_dir) / "gateware" / NEXTPNR_REPORT
     report = {
         "board": soc.NAME, "device": soc.platform.device, "engine": config.name, "configuration": f"{config.hash:08x}",
-        "sys_clk_mhz": clock / 1e6, **read_nextpnr(gateware.read_text()),
+        "macs_a_cycle": config.peak_macs, "array_clock_mhz": config.array_clock * clock / 1e6, "post_lanes": config.post_lanes,
+        "sys_clk_mhz": clock / 1e6, **read_nextpnr(gateware.read_text(), clock / 1e6),
         "peak_gmacs_int8": round(peak, 2), "peak_gmacs_w4a8": round(2 * peak, 2), "tools": versions,
     }
     path = Path(output_dir) / REPORT
@@ -63,14 +97,14 @@ def _row(report):
     share = [f"{r['used']} of {r['available']}" for r in (report["resources"][name] for name in RESOURCES)]
     clocks = ", ".join(f"{name} {c['reached_mhz']:.1f} ({c['asked_mhz']:.0f})" for name, c in report["clocks"].items())
     verdict = "met" if report["timing_met"] else "not met"
-    return [report["board"], report["engine"], *share, clocks, verdict,
-            f"{report['peak_gmacs_int8']:.1f} / {report['peak_gmacs_w4a8']:.1f}"]
+    engine = f"{report['macs_a_cycle']} MACs a cycle, array at {report['array_clock_mhz']:.0f} MHz, {report['post_lanes']} lanes of POST"
+    return [report["board"], engine, *share, clocks, verdict,
+            f"{report['peak_gmacs_int8']:.1f} / {report['peak_gmacs_w4a8']:.1f}", report["limit"]]
 
 
-def table(paths):
-    """The table in Markdown."""
-    rows = [HEAD, ["---"] * len(HEAD), *(_row(json.loads(Path(p).read_text())) for p in sorted(paths))]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+def rows(paths):
+    """The table's cells."""
+    return [HEAD, *(_row(json.loads(Path(p).read_text())) for p in sorted(paths))]
 
 
 def row_text(path):
@@ -78,12 +112,25 @@ def row_text(path):
     return "\n".join(f"{name}: {value}" for name, value in zip(HEAD, _row(json.loads(Path(path).read_text()))))
 
 
-def insert(readme, text):
+def markdown(cells):
+    """A table in Markdown; the first row is its head."""
+    return "".join(f"| {' | '.join(row)} |\n" for row in [cells[0], ["---"] * len(cells[0]), *cells[1:]])
+
+
+def insert(readme, text, markers=MARKERS):
     """The README's text with ``text`` between its markers. Raises ValueError when it has none."""
-    begin, end = MARKERS
+    begin, end = markers
     if begin not in readme or end not in readme:
         raise ValueError(f"the file has no lines {begin.strip()!r} and {end.strip()!r}: add them where the table belongs")
     return readme[:readme.index(begin) + len(begin)] + text + readme[readme.index(end):]
+
+
+def put_table(cells, readme, markers=MARKERS):
+    """Print a table; put it between the markers of the file ``readme`` (None: only print)."""
+    text = markdown(cells)
+    print(text, end="")
+    if readme is not None:
+        readme.write_text(insert(readme.read_text(), text, markers))
 
 
 def main(argv=None):
@@ -91,10 +138,7 @@ def main(argv=None):
     parser.add_argument("reports", nargs="+", help="report.json files")
     parser.add_argument("--readme", type=Path, help="file whose table is replaced")
     args = parser.parse_args(argv)
-    text = table(args.reports)
-    print(text, end="")
-    if args.readme is not None:
-        args.readme.write_text(insert(args.readme.read_text(), text))
+    put_table(rows(args.reports), args.readme)
 
 
 if __name__ == "__main__":

@@ -106,7 +106,8 @@ class SimServer:
     port                TCP port of litex_server (0: any free one)
     start_timeout_s     longest wait until the firmware answers through litex_server
 
-    Attributes: ``host``, ``port``, ``csr_csv`` (what LitexLink and RemoteClient need), ``udp_port``. Both processes
+    Attributes: ``host``, ``port``, ``csr_csv`` (what LitexLink and RemoteClient need), ``url`` (what open_device needs
+    beside them), ``udp_port`` (Etherbone) and ``bulk_port``, the simulation's. Both processes
     end with ``stop``, or with this process. Raises SimError, with the end of the log, if one does not come up.
     """
 
@@ -115,6 +116,7 @@ class SimServer:
     def __init__(self, build_dir=DEFAULT_BUILD_DIR, preset="ecpix5", port=0, start_timeout_s=60):
         self._files = build_sim(build_dir, preset)
         self.csr_csv, self.port, self.udp_port = self._files.csr_csv, port, None
+        self.bulk_port = None
         self._timeout = start_timeout_s
         self._folder = self._sim = self._server = None
 
@@ -131,7 +133,8 @@ class SimServer:
         try:
             deadline = time.monotonic() + self._timeout
             self._sim = self._spawn("sim", [str(self._files.executable), "0", str(os.getpid())])
-            self.udp_port = int(self._wait_for("sim", r"udp 127\.0\.0\.1:(\d+)", deadline))
+            self.udp_port = int(self._wait_for("sim", r"etherbone on udp 127\.0\.0\.1:(\d+)", deadline))
+            self.bulk_port = int(self._wait_for("sim", r"bulk transfer on udp 127\.0\.0\.1:(\d+)", deadline))
             self.port = self.port or _free_tcp_port()
             self._server = self._spawn("server", [
                 sys.executable, "-u", "-m", "litediffusion.targets.etherbone_server", "--udp", "--udp-ip", "127.0.0.1",
@@ -158,6 +161,11 @@ class SimServer:
         from litediffusion.sw.devices.litex_link import LitexLink
 
         return LitexLink(self.host, self.port, self.csr_csv, **kwargs)
+
+    @property
+    def url(self):
+        """The device's name for open_device."""
+        return f"litex://{self.host}:{self.port}?udp=127.0.0.1:{self.bulk_port}"
 
     @property
     def sim_pid(self):
@@ -213,7 +221,7 @@ def _free_tcp_port():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--port", type=int, default=UDP_PORT, help="UDP port of Etherbone (0: any free one)")
+    parser.add_argument("--port", type=int, default=UDP_PORT, help="UDP port of Etherbone; the bulk transfer takes the next (0: any free ones)")
     parser.add_argument("--build-dir", default=DEFAULT_BUILD_DIR, help="folder of the generated files")
     parser.add_argument("--preset", default="ecpix5", choices=sorted(PRESETS), help="engine configuration")
     parser.add_argument("--no-run", action="store_true", help="only build")

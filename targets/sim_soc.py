@@ -7,6 +7,7 @@ from migen import *
 
 from litex.build.generic_platform import GenericPlatform, Pins, Subsignal
 from litex.gen import LiteXModule
+from litex.soc.cores.video import video_data_layout
 from litex.soc.interconnect import stream
 from liteeth.common import eth_phy_description
 from migen.genlib.io import CRG
@@ -21,6 +22,7 @@ SYS_CLK_FREQ = 75e6
 MAIN_RAM_BYTES = 1 << (memory_map.WINDOW_OFFSET + memory_map.WINDOW_SIZE - 1).bit_length()
 ETH_WIDTH = 32
 MEMTEST_BYTES = 4096
+KEYS = 3
 
 
 def _stream_pins(width, extra=()):
@@ -33,6 +35,10 @@ _io = [
     ("net_clk", 0, Pins(1)),
     ("net_busy", 0, Pins(1)),
     ("serial", 0, *_stream_pins(8)),
+    ("spisdcard", 0, *(Subsignal(name, Pins(1)) for name in ("clk", "cs_n", "mosi", "miso"))),
+    ("keys", 0, Pins(KEYS)),
+    ("video", 0, Subsignal("clk", Pins(1)), *(Subsignal(name, Pins(1)) for name in ("de", "hsync", "vsync")),
+     *(Subsignal(name, Pins(8)) for name in "rgb")),
     ("eth", 0, *_stream_pins(ETH_WIDTH, [("last", 1), ("last_be", ETH_WIDTH // 8)])),
 ]
 
@@ -103,17 +109,32 @@ class SimSoC(DiffusionSoC):
             sdram_module=module, eth_phy=eth_phy, main_ram_size=MAIN_RAM_BYTES,
             eth_data_width=ETH_WIDTH, lease_cycles=LEASE_CYCLES_SIM, uart_name="sim", **kwargs)
         self.add_network_clock(eth_phy)
+        self.add_appliance()
         # The DRAM's self-test at start-up covers 2 MiB on boards: minutes of simulation.
         for name in ("MEMTEST_DATA_SIZE", "MEMTEST_ADDR_SIZE"):
             self.add_constant(name, MEMTEST_BYTES)
 
+    def add_appliance(self):
+        """Card, keys and display. The display's clock stands still, and no line is read, unless the C++ main wants a frame."""
+        self.add_card()
+        # The card's clock at its fastest from the start, as the simulated card has no slow start.
+        self.add_constant("SPISDCARD_CLK_FREQ_INIT", int(SYS_CLK_FREQ // 2))
+        self.add_constant("SPISDCARD_CLK_FREQ", int(SYS_CLK_FREQ // 2))
+        self.add_keys(self.platform.request("keys"))
+        pads = self.platform.request("video")
+        self.cd_video = ClockDomain(reset_less=True)
+        sink = stream.Endpoint(video_data_layout)
+        self.comb += [self.cd_video.clk.eq(pads.clk), *(getattr(pads, name).eq(getattr(sink, name))
+                                                        for name in ("de", "hsync", "vsync", "r", "g", "b"))]
+        self.add_display(sink, "video")
+
     def add_network_clock(self, eth_phy):
         """The network's modules on a clock of their own: the same edges, which the C++ main leaves out while no frame
-        is about and ``net_busy`` says that no bus access is. Nobody sees a difference but the simulation's speed."""
+        is about and ``net_busy`` says that no bus access or bulk packet is. Nobody sees a difference but the simulation's speed."""
         self.cd_net = ClockDomain()
         self.comb += [
             self.cd_net.clk.eq(self.platform.request("net_clk")), self.cd_net.rst.eq(ResetSignal("sys")),
-            self.platform.request("net_busy").eq(self.etherbone.wishbone.bus.cyc),
+            self.platform.request("net_busy").eq(self.etherbone.wishbone.bus.cyc | (self.bulk.busy if hasattr(self, "bulk") else 0)),
         ]
         for module in (eth_phy, self.ethcore_etherbone, self.etherbone):
             ClockDomainsRenamer("net")(module)

@@ -35,3 +35,23 @@ def program(digits, ranges):
     """The digits model compiled for a few steps at W8A8."""
     from litediffusion.sw.pipeline import compile_model
     return compile_model(digits, steps=STEPS, ranges=ranges)
+
+
+@pytest.fixture(scope="session")
+def small_program():
+    """A network of two layers on pictures of three colours, small enough for an SD card that is read bit by bit."""
+    import torch
+
+    from litediffusion.sw.pipeline import ModelSource, compile_model
+
+    class Small(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.label = torch.nn.Embedding(4, 16)
+            self.first, self.last = torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.Conv2d(16, 3, 3, padding=1)
+
+        def forward(self, x, t, y):
+            return self.last(torch.nn.functional.silu(self.first(x) + self.label(y)[:, :, None, None]))
+
+    torch.manual_seed(11)
+    return compile_model(ModelSource(Small().eval(), (3, 8, 8), 3, 3, "small"), steps=3, images=4)

@@ -13,15 +13,24 @@ struct Bench {
         top.sys_rst = 0;
     }
     // Settles the combinational outputs for the inputs as they are now.
+#ifdef FAST                         // sys2x: twice the frequency, edges aligned
+    void settle() { top.eval(); }
+    void edge() {
+        settle();
+        fast(0, top.sys_clk); fast(1, 1); fast(0, 1); fast(1, 0);
+    }
+    void fast(int level, int sys) { top.sys2x_clk = level; top.sys_clk = sys; top.eval(); }
+#else
     void settle() { top.sys_clk = 0; top.eval(); }
     void edge() { settle(); top.sys_clk = 1; top.eval(); }
+#endif
 };
 }
 
 struct Run {                        // mirrored by ctypes in test_gemm.py
     uint32_t count, gap_percent, read_percent, seed, max_cycles, halt_at;       // in; halt_at 0: never
     uint32_t stable_first, stable_count;                                        // in: entries POST may read
-    uint32_t cycles, done, errors, error_code, macs, macs_w4, stalls;           // out
+    uint32_t cycles, done, errors, error_code, words, words_w4, stalls;           // out
     uint32_t reads, read_waits, read_mismatches, late;                          // out; late: done or error after halt
 };
 
@@ -89,7 +98,7 @@ void bench_run(void *h, Run *r, const uint8_t *descriptors, const uint8_t *stabl
         }
         if (top.error) { r->errors++; r->error_code = top.error_code; }
         if (halted && r->cycles > r->halt_at && (top.done || top.error)) r->late++;
-        r->macs += top.mac_valid; r->macs_w4 += top.mac_valid && top.mac_w4; r->stalls += top.stall;
+        r->words += top.mac_words; r->words_w4 += top.mac_w4 ? top.mac_words : 0; r->stalls += top.stall;
         bool finished = r->done == r->count || r->errors || (halted && r->cycles > r->halt_at + 3);
         quiet = finished && !top.active ? quiet + 1 : 0;
         b->edge();

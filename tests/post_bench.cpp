@@ -55,7 +55,13 @@ struct Memories {
     uint32_t row_words, stat_words;
 };
 
+#if POST_LANES == 8
 #define LANES(F) F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7)
+#elif POST_LANES == 4
+#define LANES(F) F(0) F(1) F(2) F(3)
+#else
+#define LANES(F) F(0) F(1)
+#endif
 
 static void transfer_records(const Memories &m, bool load) {
     const unsigned rows = m.row_words, stats = m.stat_words;
@@ -73,13 +79,13 @@ static void transfer_records(const Memories &m, bool load) {
         row[5 * rows + i] = top->row_r_q;
     }
     top->row_we_max = top->row_we_me = top->row_we_o = top->row_we_sq = 0;
-    for (unsigned i = 0; i < stats; i++) {
+    for (unsigned i = 0; i < stats * 8 / POST_LANES; i++) {      // POST_LANES channels at each address
         top->stat_w_adr = top->stat_r_adr = i;
         top->stat_we = load;
-#define WRITE_LANE(n) top->stat_w_s##n = s[i * 8 + n] & 0xFFFFFF; top->stat_w_q##n = q[i * 8 + n];
+#define WRITE_LANE(n) top->stat_w_s##n = s[i * POST_LANES + n] & 0xFFFFFF; top->stat_w_q##n = q[i * POST_LANES + n];
         LANES(WRITE_LANE)
         tick();
-#define READ_LANE(n) s[i * 8 + n] = sign(top->stat_r_s##n, 24); q[i * 8 + n] = sign(top->stat_r_q##n, 32);
+#define READ_LANE(n) s[i * POST_LANES + n] = sign(top->stat_r_s##n, 24); q[i * POST_LANES + n] = sign(top->stat_r_q##n, 32);
         if (!load) { LANES(READ_LANE) }
     }
     top->stat_we = 0;

@@ -13,10 +13,10 @@ from litediffusion.cores.tables import activation
 class Bench(Module):
     def __init__(self, lanes):
         self.valid = Signal()
-        self.ce = [self.valid, Signal(), Signal()]
+        self.ce = [self.valid, Signal(), Signal(), Signal()]
         self.out_valid = Signal()
         self.submodules.dut = Activation(lanes, self.ce)
-        self.sync += [self.ce[1].eq(self.ce[0]), self.ce[2].eq(self.ce[1]), self.out_valid.eq(self.ce[2])]
+        self.sync += [after.eq(before) for before, after in zip(self.ce, self.ce[1:] + [self.out_valid])]
 
 
 def golden(name, v):

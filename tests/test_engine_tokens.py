@@ -3,13 +3,42 @@
 import random
 
 import pytest
-from migen import passive, run_simulation
+from migen import Case, If, Module, Signal, passive, run_simulation
+
+from litex.soc.interconnect import stream
 
 from litediffusion.cores import isa
-from litediffusion.cores.tokens import NO_TOKEN, SLOTS, Tokens
+from litediffusion.cores.tokens import NO_TOKEN, SLOTS, Tokens, slots_layout
 
 QUEUES = 4
-LIMIT = 4000        # cycles
+LIMIT = 6000        # cycles
+CLEARING = isa.TOKENS + 2
+
+
+class Bench(Module):
+    """Tokens with a stream of slots for the waits and one for the adds of each queue."""
+
+    def __init__(self):
+        self.submodules.dut = self.tokens = dut = Tokens(QUEUES)
+        self.waits, self.adds = ([stream.Endpoint(slots_layout()) for _ in range(QUEUES)] for _ in range(2))
+        for endpoints, offered, accepted, slots in ((self.waits, dut.wait, dut.granted, dut.waits),
+                                                    (self.adds, dut.add, dut.added, dut.adds)):
+            self.comb += Case(dut.choice, {q: slots.raw_bits().eq(e.payload.raw_bits()) for q, e in enumerate(endpoints)})
+            for q, endpoint in enumerate(endpoints):
+                over = Signal()         # accepted: no offer until the stimulus has noticed
+                self.comb += [offered[q].eq(endpoint.valid & ~over), endpoint.ready.eq(accepted[q])]
+                self.sync += If(~endpoint.valid, over.eq(0)).Elif(accepted[q], over.eq(1))
+
+    def count(self, token):
+        """To be yielded: the counter's value."""
+        return self.tokens.copies[0][token]
+
+    def put(self, token, value):
+        """Generator: wait until the counters are clear, then set one."""
+        for _ in range(CLEARING):
+            yield
+        for copy in self.tokens.copies:
+            yield copy[token].eq(value)
 
 
 class Reference:
@@ -63,7 +92,7 @@ def test_waits_and_adds(seed):
     rng.shuffle(pairs)
     groups = [pairs[i:i + SLOTS] for i in range(0, len(pairs), SLOTS)]
     adds = [groups[q::QUEUES] for q in range(QUEUES)]
-    dut, reference = Tokens(QUEUES), Reference()
+    dut, reference = Bench(), Reference()
     result = []
 
     def finish():
@@ -75,8 +104,8 @@ def test_waits_and_adds(seed):
             raise TimeoutError(f"{reference.granted} of {QUEUES * 12} waits granted in {LIMIT} cycles; seed {seed}")
         for _ in range(400):
             yield
-        for counter in dut.counters:
-            result.append((yield counter))
+        for token in range(isa.TOKENS):
+            result.append((yield dut.count(token)))
 
     run_simulation(dut, [finish(), *[offer(dut.waits[q], waits[q], reference.take, random.Random(seed + q)) for q in range(QUEUES)],
                          *[offer(dut.adds[q], adds[q], reference.give, random.Random(seed - q)) for q in range(QUEUES)]])
@@ -87,51 +116,50 @@ def test_waits_and_adds(seed):
                                                 ((0, 0, 15), 241, False), ((0, 0, 0), 255, True)])
 def test_limit(amounts, total, fits):
     """255 is the highest count; one more is an overflow that names queue and token."""
-    dut, seen, token = Tokens(QUEUES), [], 9
+    dut, seen, token = Bench(), [], 9
 
     @passive
     def watch():
         while True:
-            if (yield dut.overflow):
-                seen.append(((yield dut.overflow_queue), (yield dut.overflow_token)))
+            if (yield dut.tokens.overflow):
+                seen.append(((yield dut.tokens.overflow_queue), (yield dut.tokens.overflow_token)))
             yield
 
     def drive():
-        yield dut.counters[token].eq(total)
-        yield
+        yield from dut.put(token, total)
         yield from offer(dut.adds[2], [[(token, n) for n in amounts]], lambda slots: None, random.Random(1))
         for _ in range(5):
             yield
         if fits:
-            assert (yield dut.counters[token]) == total + sum(amounts)
+            assert (yield dut.count(token)) == total + sum(amounts)
 
     run_simulation(dut, [drive(), watch()])
     assert seen == ([] if fits else [(2, token)])
 
 
 def test_blocked_names_the_counter():
-    dut = Tokens(QUEUES)
+    dut = Bench()
 
     def drive():
-        wait = dut.waits[1]
-        yield dut.counters[4].eq(5)
+        wait, tokens = dut.waits[1], dut.tokens
+        yield from dut.put(4, 5)
         for i, (token, amount) in enumerate([(4, 5), (4, 0), (7, 2)]):
             yield getattr(wait, f"token{i}").eq(token)
             yield getattr(wait, f"amount{i}").eq(amount)
         yield wait.valid.eq(1)
         for _ in range(10):
             yield
-        assert ((yield dut.blocked), (yield dut.blocked_token[1]), (yield dut.blocked_token[0])) == (2, 7, NO_TOKEN)
-        yield dut.counters[7].eq(2)
-        for _ in range(8):
+        assert ((yield tokens.blocked), (yield tokens.blocked_token[1]), (yield tokens.blocked_token[0])) == (2, 7, NO_TOKEN)
+        yield from dut.put(7, 2)
+        for _ in range(10):
             yield
             if (yield wait.ready):
                 break
         else:
-            raise TimeoutError("not granted within 8 cycles")
+            raise TimeoutError("not granted within 10 cycles")
         yield wait.valid.eq(0)
-        yield
-        yield
-        assert ((yield dut.blocked), (yield dut.blocked_token[1]), (yield dut.counters[4]), (yield dut.counters[7])) == (0, NO_TOKEN, 0, 0)
+        for _ in range(4):
+            yield
+        assert ((yield tokens.blocked), (yield tokens.blocked_token[1]), (yield dut.count(4)), (yield dut.count(7))) == (0, NO_TOKEN, 0, 0)
 
     run_simulation(dut, drive())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from migen import run_simulation
 
-from litediffusion.cores.gaussian import GaussianSource, InverseCdf, Threefry
+from litediffusion.cores.gaussian import GaussianSource
 from litediffusion.cores.gaussian_model import gauss_from_bits, gaussian, threefry2x32
 
 # Ref: kat_vectors of the Random123 distribution, threefry2x32 with 20 rounds: counter, key, result.
@@ -17,16 +17,17 @@ KNOWN = [
 ]
 
 
-def stream_results(dut, items, field, seed=0, stall=0.0):
-    """Feed dicts of sink fields, return (results, cycles between the first and the last result)."""
-    prng, results, times = random.Random(seed), [], []
+def draw(items, seeds, start=None, seed=0, stall=0.0):
+    """Feed (element, step) pairs, return (list of z, cycles of each); ``start`` replaces Threefry's bits."""
+    dut, prng, results, times = GaussianSource(), random.Random(seed), [], []
+    dut.seed0.reset, dut.seed1.reset = seeds
 
     def feed():
-        for item in items:
+        for element, step in items:
             while prng.random() < stall:
                 yield
-            for name, value in item.items():
-                yield getattr(dut.sink, name).eq(value)
+            yield dut.sink.element.eq(element)
+            yield dut.sink.step.eq(step)
             yield dut.sink.valid.eq(1)
             yield
             while not (yield dut.sink.ready):
@@ -34,48 +35,51 @@ def stream_results(dut, items, field, seed=0, stall=0.0):
             yield dut.sink.valid.eq(0)
 
     def collect():
+        s = dut.source
         for cycle in range(300 + 150 * len(items)):
-            yield dut.source.ready.eq(prng.random() >= stall)
+            if start is not None and (yield dut.fsm.state) == dut.fsm.encoding["SIGN"]:
+                yield dut.words.x0.eq(start[len(results)])
+                yield dut.negative.eq(start[len(results)] >> 31)
+            yield s.ready.eq(prng.random() >= stall)
             yield
-            if (yield dut.source.valid) and (yield dut.source.ready):
-                results.append((yield getattr(dut.source, field)))
+            if (yield s.valid) and (yield s.ready):
+                magnitude = ((yield s.value) * 256 - (yield s.slope) * (yield s.fraction) + 128) >> 8
+                results.append(-magnitude if (yield s.negative) else magnitude)
                 times.append(cycle)
                 if len(results) == len(items):
                     return
         raise TimeoutError(f"{len(results)} of {len(items)} results after {cycle} cycles")
 
     run_simulation(dut, [feed(), collect()])
-    return results, times[-1] - times[0]
+    return results, [after - before for before, after in zip(times, times[1:])]
 
 
 @pytest.mark.parametrize("counter, key, expected", KNOWN)
 def test_threefry_known_answers(counter, key, expected):
     assert int(threefry2x32(*key, *counter)) == expected[0]
-    dut = Threefry()
-    dut.key0.reset, dut.key1.reset = key
-    assert stream_results(dut, [{"ctr0": counter[0], "ctr1": counter[1]}], "bits")[0] == [expected[0]]
+    assert draw([counter], key)[0] == [int(gauss_from_bits(expected[0]))]
 
 
-def test_inverse_cdf_edges():
+def test_segments():
+    """The edges of every octave and segment in place of Threefry's bits."""
     prng = random.Random(1)
     tails = [0, 1, 2, 63, 64, 127, 128, 255, 256, 0x7FFFFFFF, 0x7FFFFFFE]
     tails += [(1 << bit) + d for bit in range(5, 31) for d in (-1, 0, 1, (1 << bit) - 1)]
-    tails += [prng.getrandbits(31) >> prng.randrange(31) for _ in range(40)]
-    bits = [t | s << 31 for t in tails for s in (0, 1)]
-    z, _ = stream_results(InverseCdf(), [{"bits": b} for b in bits], "z", seed=2, stall=0.2)
+    tails += [prng.getrandbits(31) >> prng.randrange(31) for _ in range(20)]
+    bits = [t | (i & 1) << 31 for i, t in enumerate(tails)] + [1 << 31, 0xFFFFFFFF]
+    z, _ = draw([(0, 0)] * len(bits), (0, 0), start=bits, stall=0.1)
     assert z == gauss_from_bits(np.array(bits)).tolist()
 
 
 @pytest.mark.parametrize("stall", [0.0, 0.5])
 def test_source(stall):
     seeds = (0x89ABCDEF, 0xFEDCBA98)
-    items = [{"element": e, "step": s} for e, s in zip([0, 1, 2, 65535, 98303, 0xFFFFFFFF] + list(range(40)), [0, 65535] * 23)]
-    dut = GaussianSource()
-    dut.seed0.reset, dut.seed1.reset = seeds
-    z, cycles = stream_results(dut, items, "z", seed=3, stall=stall)
-    assert z == [int(gaussian(*seeds, i["element"], i["step"])) for i in items]
+    items = list(zip([0, 1, 2, 65535, 98303, 0xFFFFFFFF] + list(range(24)), [0, 65535] * 15))
+    z, cycles = draw(items, seeds, seed=3, stall=stall)
+    assert z == [int(gaussian(*seeds, element, step)) for element, step in items]
     if not stall:
-        assert cycles <= 17 * len(items), f"{cycles} cycles for {len(items)} values, 16 each promised"
+        zeros = [min(23, 31 - (int(threefry2x32(*seeds, *item)) & 0x7FFFFFFF).bit_length()) for item in items]
+        assert [c - 2 * n for c, n in zip(cycles, zeros[1:])] == [43] * (len(items) - 1), "43 cycles and two for each zero"
 
 
 def test_statistics():

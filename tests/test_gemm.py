@@ -1,6 +1,10 @@
 """The GEMM unit, verilated, against the golden machine: every accumulator after every run, cycles, errors, POST reads."""
 
 import ctypes
+from dataclasses import replace
+from functools import cache
+import hashlib
+from itertools import product
 from pathlib import Path
 import random
 
@@ -9,7 +13,7 @@ from migen import ClockDomain, Module, Signal
 import numpy as np
 import pytest
 
-from litediffusion.cores import isa
+from litediffusion.cores import config, isa
 from litediffusion.cores.config import EngineConfig
 from litediffusion.cores.gemm import Gemm
 from litediffusion.cores.machine import EngineError, Machine
@@ -18,10 +22,12 @@ from litediffusion.cores.ports import MemoryPort
 from litediffusion.targets.verilator import build
 
 CONFIG = EngineConfig()
+# (gemm_words, array_clock)
+VARIANTS = [(1, 1), (2, 1), (2, 2), (1, 2)]
 HERE = Path(__file__).parent
 ENTRIES = 2 * CONFIG.acc_words
 FIELDS = ("count", "gap_percent", "read_percent", "seed", "max_cycles", "halt_at", "stable_first", "stable_count",
-          "cycles", "done", "errors", "error_code", "macs", "macs_w4", "stalls",
+          "cycles", "done", "errors", "error_code", "words", "words_w4", "stalls",
           "reads", "read_waits", "read_mismatches", "late")
 
 
@@ -29,24 +35,26 @@ class Run(ctypes.Structure):
     _fields_ = [(name, ctypes.c_uint32) for name in FIELDS]
 
 
-def bench_verilog():
+def bench_verilog(c):
     """Verilog of the unit with its memories, everything at ports."""
     m = Module()
     m.clock_domains.cd_sys = ClockDomain("sys")
-    c = CONFIG
     spm_port, wbuf_port = MemoryPort(c.spm_words, c.word_bits), MemoryPort(c.wbuf_words, c.word_bits)
     post = MemoryPort(ENTRIES, 32 * c.n_lanes, we_bits=1)
-    m.submodules.spm  = SharedMemory(c.spm_words, c.word_bits, [spm_port])
+    m.submodules.spm  = SharedMemory(c.spm_words, c.word_bits, [spm_port], banks=c.gemm_words)
     m.submodules.wbuf = SharedMemory(c.wbuf_words, c.word_bits, [wbuf_port])
     m.submodules.gemm = gemm = Gemm(c, m.spm, m.wbuf, post)
     ios = {"sys_clk": m.cd_sys.clk, "sys_rst": m.cd_sys.rst}
+    if c.array_clock == 2:
+        m.clock_domains.cd_sys2x = ClockDomain("sys2x", reset_less=True)
+        ios["sys2x_clk"] = m.cd_sys2x.clk
 
     def port(name, signal, output=False):
         ios[name] = pin = Signal(len(signal), name_override=name)
         m.comb += pin.eq(signal) if output else signal.eq(pin)
 
     port("halt", gemm.halt)
-    for name in ("done", "error", "error_code", "active", "stall", "mac_valid", "mac_w4"):
+    for name in ("done", "error", "error_code", "active", "stall", "mac_words", "mac_w4"):
         port(name, getattr(gemm, name), output=True)
     for name, signal in (("sink_valid", gemm.sink.valid), ("sink_desc", gemm.sink.desc),
                          ("post_valid", post.valid), ("post_adr", post.adr)):
@@ -63,16 +71,45 @@ def bench_verilog():
     return str(convert(m, ios=set(ios.values()), name="gemm_bench"))
 
 
-@pytest.fixture(scope="session")
-def library():
-    folder = HERE.parent / "build" / "tests" / "gemm"       # kept: an unchanged unit is not built again
+def sources_key():
+    """Identity of what the Verilog is made from; the Verilog itself holds the time at which it was made."""
+    names = ("accumulator", "array", "config", "gemm", "gemm_address", "isa", "memory", "multiply", "ports",
+             "registered_multiplier", "split_sum")
+    sources = [Path(config.__file__).with_name(f"{name}.py") for name in names] + [Path(__file__)]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+
+
+@cache
+def make_library(words, clock):
+    """The unit as a library, in a folder that is kept: an unchanged unit is not built again."""
+    folder = HERE.parent / "build" / "tests" / f"gemm_{words}{clock}"
     folder.mkdir(parents=True, exist_ok=True)
-    verilog, text = folder / "gemm_bench.v", bench_verilog()
-    if not verilog.exists() or verilog.read_text() != text:
-        verilog.write_text(text)
-    library = ctypes.CDLL(str(build([verilog], [HERE / "gemm_bench.cpp"], folder / "build", "gemm_bench", shared=True)))
+    verilog, stamp, key = folder / "gemm_bench.v", folder / "sources.key", sources_key()
+    if not stamp.exists() or stamp.read_text() != key:
+        verilog.write_text(bench_verilog(replace(CONFIG, gemm_words=words, array_clock=clock)))
+        stamp.write_text(key)
+    library = ctypes.CDLL(str(build([verilog], [HERE / "gemm_bench.cpp"], folder / "build", "gemm_bench", shared=True,
+                                    cflags=["-DFAST"] if clock == 2 else [])))
     library.bench_new.restype = ctypes.c_void_p
+    library.gemm_words = words
     return library
+
+
+@pytest.fixture(scope="session", params=VARIANTS, ids=lambda variant: "{}x{}".format(*variant))
+def library(request):
+    return make_library(*request.param)
+
+
+@pytest.mark.parametrize("sizes", [{"gemm_words": 3}, {"array_clock": 0}, {"primitives": "other"}])
+def test_impossible_configurations_are_refused(sizes):
+    name, value = next(iter(sizes.items()))
+    with pytest.raises(ValueError, match=f"{name}={value!r} must be"):
+        EngineConfig(**sizes)
+
+
+def test_programs_do_not_see_the_array():
+    two = EngineConfig(gemm_words=2, array_clock=2, primitives="ecp5")
+    assert two.hash == CONFIG.hash and two.peak_macs == 2 * CONFIG.peak_macs == 256
 
 
 class Bench:
@@ -158,6 +195,22 @@ CASES = {
     "one_row": dict(ng=1, nkb=2, nky=1, nkx=1, noy=1, nox=256, xk=256, h=1, w=256, wts=8, acc=1000),
     "wrapped_stride": dict(ng=2, nkb=3, nky=1, nkx=1, noy=2, nox=4, x=40, xk=0xFFF0, xw=4, h=2, w=4,
                            wt=100, wts=0xFFF8, wgs=30, ags=8),
+    # An odd xk: channel blocks in pairs where the unit takes two words a cycle.
+    "pair": conv(nkb=2, xk=65),
+    "pairs": conv(nkb=4, xk=65, ng=2, wgs=288),
+    "pairs_and_one": conv(nkb=3, xk=65, ng=3, wgs=216),
+    "pairs_many_and_one": conv(nkb=7, xk=67, nky=2, nkx=1, ng=2, wgs=112),
+    "pairs_1x1": conv(nky=1, nkx=1, y0=0, x0=0, nkb=5, xk=65, ng=2, wgs=40),
+    "pairs_stride2": conv(stride2=1, noy=4, nox=4, nkb=4, xk=65, ng=2, wgs=288, ags=16),
+    "pairs_up": conv(up=1, h=16, w=16, noy=16, nox=16, nkb=3, xk=65, ags=256),
+    "pairs_far_tiles": conv(nkb=4, xk=65, nky=2, nkx=3, wts=40, wt=9),
+    "pairs_near_tiles": conv(nkb=4, xk=65, nky=3, nkx=2, wts=0, wt=9),
+    "pairs_back": conv(nkb=5, xk=0xFFBF, x=400, nky=2, nkx=2, wts=0xFFF8, wt=300),
+    "pairs_tall": conv(nky=15, nkx=1, y0=-7, x0=0, nkb=4, xk=65),
+    "pairs_wide": conv(nky=1, nkx=15, y0=0, x0=-7, nkb=4, xk=65),
+    "pairs_big_kernel": conv(nky=11, nkx=13, y0=-5, x0=-6, nkb=2, xk=65, wts=2),
+    "pairs_one_pixel": dict(ng=5, nkb=3, nky=1, nkx=1, noy=1, nox=1, xk=1, h=1, w=1, wts=8, wgs=24, ags=1, acc=77),
+    "pairs_short": dict(ng=2, nkb=6, nky=1, nkx=1, noy=1, nox=12, xk=15, h=1, w=12, wts=8, wgs=48, ags=12),
     "second_half": conv(acc=CONFIG.acc_words + 5),
     "across_halves": conv(acc=CONFIG.acc_words - 20),
 }
@@ -171,21 +224,20 @@ def test_shapes(bench, name, w4, xu):
     if w4:
         d["acc"] = d.get("acc", 0) % 512
     r, _ = bench.run([d, {**d, "accumulate": 1}])
-    assert r.macs == 2 * full(d)["ng"] * d["nkb"] * d["nky"] * d["nkx"] * d["noy"] * d["nox"]
-    assert r.macs_w4 == r.macs * w4
+    assert r.words == 2 * full(d)["ng"] * d["nkb"] * d["nky"] * d["nkx"] * d["noy"] * d["nox"]
+    assert r.words_w4 == r.words * w4
 
 
 @pytest.mark.parametrize("w4", [0, 1])
 @pytest.mark.parametrize("xu", [0, 1])
-@pytest.mark.parametrize("x", [-128, -127, -1, 0, 1, 127])
-@pytest.mark.parametrize("w", [-128, -120, 127, 119, -121, 0, 8, 15, -1])
-def test_extremes(bench, x, w, xu, w4):
+def test_extremes(bench, xu, w4):
     """Constant operands; as nibbles the weights are -8/0, -8/8, 7/-1, 7/7, -8/7, 0/0, 0/-8, 0/-1, -1/-1."""
     m = bench.machine
-    m.spm[0, :64], m.wbuf[0, :72] = x, w
-    for wbuf, memory in enumerate((m.spm[0, :64], m.wbuf[0, :72])):
-        bench.lib.bench_write(bench.handle, wbuf, 0, memory.tobytes(), len(memory))
-    bench.run([conv(xu=xu, w4=w4)])
+    for x, w in product((-128, -127, -1, 0, 1, 127), (-128, -120, 127, 119, -121, 0, 8, 15, -1)):
+        m.spm[0, :129], m.wbuf[0, :144] = x, w
+        for wbuf, memory in enumerate((m.spm[0, :129], m.wbuf[0, :144])):
+            bench.lib.bench_write(bench.handle, wbuf, 0, memory.tobytes(), len(memory))
+        bench.run([conv(xu=xu, w4=w4, nkb=2, xk=65)])
 
 
 def test_wraps_at_32_bits(bench):
@@ -242,15 +294,42 @@ def test_utilisation(bench, w4):
     r, done = bench.run([d, {**d, "accumulate": 1}, d, {**d, "accumulate": 1}])
     per_descriptor = 2 * 36 * 256
     assert [b - a for a, b in zip(done, done[1:])] == [per_descriptor] * 3
-    assert done[0] - per_descriptor <= 24 and r.macs == 4 * per_descriptor
+    assert done[0] - per_descriptor <= 24 and r.words == 4 * per_descriptor
     assert r.stalls <= 32
 
 
-def test_small_tiles_follow_without_a_gap(bench):
-    """P = n_lanes: weights are fetched as fast as they are used, across descriptors too."""
-    d = dict(ng=2, nkb=8, nky=1, nkx=1, noy=1, nox=8, xk=8, h=1, w=8, wts=8, wgs=64, ags=8)
+@pytest.mark.parametrize("nkb", [4, 5])
+def test_utilisation_of_pairs(bench, nkb):
+    """The same with an odd stride between channel blocks: an array of two words a cycle takes half the cycles."""
+    steps = (nkb + 1) // 2 if bench.lib.gemm_words == 2 else nkb
+    d = dict(ng=2, nkb=nkb, nky=3, nkx=3, noy=16, nox=16, xk=257, xw=16, h=16, w=16, y0=-1, x0=-1, wts=8, wgs=72 * nkb,
+             ags=256)
+    r, done = bench.run([d, {**d, "accumulate": 1}, d, {**d, "accumulate": 1}])
+    per_descriptor = 2 * 9 * steps * 256
+    assert [b - a for a, b in zip(done, done[1:])] == [per_descriptor] * 3
+    assert done[0] - per_descriptor <= 32 and r.words == 4 * 2 * 9 * nkb * 256
+    assert r.stalls <= 40
+
+
+@pytest.mark.parametrize("odd", [0, 1])
+def test_small_tiles_follow_without_a_gap(bench, odd):
+    """n_lanes pixels for a tile: weights are fetched as fast as they are used, across descriptors too."""
+    pixels = 16 if odd and bench.lib.gemm_words == 2 else 8
+    d = dict(ng=2, nkb=8, nky=1, nkx=1, noy=1, nox=pixels, xk=16 + odd, h=1, w=pixels, wts=8, wgs=64, ags=16)
     _, done = bench.run([d] * 5)
     assert [b - a for a, b in zip(done, done[1:])] == [128] * 4
+
+
+def test_both_clocks_take_the_same_cycles():
+    """The sys2x multipliers change neither results nor the cycle of any done."""
+    descriptors = [random_descriptor(random.Random(seed)) for seed in range(40)]
+    runs = []
+    for clock in (1, 2):
+        bench = Bench(make_library(2, clock), seed=9)
+        r, done = bench.run(descriptors, gap_percent=30, seed=3)
+        runs.append((r.cycles, r.words, r.stalls, done, bench.accumulators().tolist()))
+        bench.close()
+    assert runs[0] == runs[1]
 
 
 def test_post_reads_beside_gemm(bench):
@@ -266,7 +345,11 @@ def error_cases():
     return {
         "spm": conv(x=c.spm_words - 63), "spm_block": conv(nkb=2, xk=c.spm_words - 10), "spm_wrap": conv(x=0xFFFF),
         "wbuf": conv(wt=c.wbuf_words - 71), "wbuf_tile": conv(wt=c.wbuf_words - 7, nky=1, nkx=1),
-        "wbuf_wrap": conv(wt=0xFFFC), "acc": conv(acc=2 * c.acc_words - 63), "acc_w4": conv(acc=c.acc_words - 63, w4=1),
+        "wbuf_wrap": conv(wt=0xFFFC),
+        # Only the second block of the second pair is outside.
+        "spm_pair": conv(x=c.spm_words - 3 * 65 - 63, nkb=4, xk=65),
+        "wbuf_pair": conv(wt=c.wbuf_words - 4 * 72 + 1, nkb=4, xk=65),
+        "wbuf_small_pair": conv(wt=c.wbuf_words - 31, nky=1, nkx=1, nkb=4, xk=65, noy=1, nox=1), "acc": conv(acc=2 * c.acc_words - 63), "acc_w4": conv(acc=c.acc_words - 63, w4=1),
         "acc_group": conv(acc=2000, ags=4095, ng=2), "acc_high": conv(acc=4095),
     }
 
@@ -288,9 +371,10 @@ def test_range_errors(bench, name):
     bench.run([conv(acc=3), good])
 
 
-@pytest.mark.parametrize("name", ["spm", "wbuf", "acc"])
+@pytest.mark.parametrize("name", ["spm", "wbuf", "pair", "acc"])
 def test_last_legal_addresses(bench, name):
     d = {"spm": conv(x=CONFIG.spm_words - 64), "wbuf": conv(wt=CONFIG.wbuf_words - 72),
+         "pair": conv(x=CONFIG.spm_words - 129, wt=CONFIG.wbuf_words - 144, nkb=2, xk=65),
          "acc": conv(acc=2 * CONFIG.acc_words - 64)}[name]
     bench.run([d])
     bench.run([{**d, "w4": 1, "acc": CONFIG.acc_words - 64}])

@@ -13,9 +13,14 @@ WORDS, BITS, CLIENTS = 32, 16, 3
 
 
 class Bench(Module):
-    def __init__(self):
+    def __init__(self, banks):
         self.ports = [MemoryPort(WORDS, BITS) for _ in range(CLIENTS)]
-        self.submodules.dut = SharedMemory(WORDS, BITS, self.ports)
+        self.submodules.dut = SharedMemory(WORDS, BITS, self.ports, banks)
+
+
+def different_word(rng, busy):
+    """A random word other than ``busy``: collisions of the two ports are outside the domain."""
+    return rng.choice([word for word in range(WORDS) if word != busy])
 
 
 def write_halves(old, new, we):
@@ -28,7 +33,7 @@ def drive(bench, seed, cycles, log):
     rng = random.Random(seed)
     model = [0] * WORDS
     requests = [None] * CLIENTS
-    reads, private = [None] * CLIENTS, None
+    reads, private, banks = [None] * CLIENTS, None, len(bench.dut.adr)
     for _ in range(cycles):
         for i, port in enumerate(bench.ports):
             if requests[i] is None and rng.random() < 0.6:
@@ -38,12 +43,15 @@ def drive(bench, seed, cycles, log):
             yield port.adr.eq(adr)
             yield port.we.eq(we)
             yield port.dat_w.eq(data)
-        want = rng.randrange(WORDS)
         first = next((i for i, r in enumerate(requests) if r), None)
-        if first is not None and requests[first][1] and requests[first][0] == want:
-            want = (want + 1) % WORDS               # collisions of the two ports are outside the domain
+        writes = first is not None and requests[first][1]
+        want = [different_word(rng, requests[first][0] if writes else None)]
+        while len(want) < banks:                    # one even and one odd
+            other = different_word(rng, requests[first][0] if writes else None)
+            want += [other] if (other ^ want[0]) & 1 else []
         enable = rng.random() < 0.7
-        yield bench.dut.adr.eq(want)
+        for adr, word in zip(bench.dut.adr, want):
+            yield adr.eq(word)
         yield bench.dut.re.eq(enable)
         yield                                       # the requests are on the wires after this edge
         for i, port in enumerate(bench.ports):      # answers to the requests of the edge before
@@ -51,13 +59,15 @@ def drive(bench, seed, cycles, log):
             if reads[i] is not None:
                 assert (yield port.dat_r) == reads[i], f"client {i}: read data"
         if private is not None:
-            assert (yield bench.dut.dat_r) == private, "private port"
+            swapped = yield bench.dut.swapped
+            for word, data in enumerate(private):
+                assert (yield bench.dut.dat_r[word ^ swapped]) == data, f"private port, word {word}"
         ready = []
         for port in bench.ports:
             ready.append((yield port.ready))
         reads = [None] * CLIENTS
         if enable:
-            private = model[want]
+            private = [model[word] for word in want]
         if first is not None:
             assert ready[first], "the first client that asks was held off"
             adr, we, data = requests[first]
@@ -70,9 +80,10 @@ def drive(bench, seed, cycles, log):
         assert not any(r and q for r, q in zip(ready, requests)), "two clients were granted"
 
 
+@pytest.mark.parametrize("banks", [1, 2])
 @pytest.mark.parametrize("seed", [1, 2])
-def test_random_access(seed):
-    bench, log = Bench(), []
+def test_random_access(seed, banks):
+    bench, log = Bench(banks), []
     run_simulation(bench, drive(bench, seed, 1500, log))
     assert {kind for kind in log} == {(i, w) for i in range(CLIENTS) for w in (False, True)}
 
@@ -80,3 +91,8 @@ def test_random_access(seed):
 def test_odd_width_is_refused():
     with pytest.raises(ValueError, match="even width"):
         SharedMemory(8, 15, [])
+
+
+def test_three_banks_are_refused():
+    with pytest.raises(ValueError, match="3 banks"):
+        SharedMemory(8, 16, [], banks=3)

@@ -3,7 +3,6 @@
 The unit is verilated with the memories of post_bench.cpp around it; every memory is compared after every run.
 """
 
-import copy
 import ctypes
 from dataclasses import replace
 from pathlib import Path
@@ -35,8 +34,8 @@ class PostBench(Module):
     def __init__(self, config):
         self.clock_domains.cd_sys = ClockDomain()
         self.submodules.dut = dut = Post(config)
-        self.submodules.rows, self.submodules.stats = rows, stats = RowMemory(CONFIG), StatMemory(CONFIG)
-        row, stat = RowPort(CONFIG), StatPort(CONFIG)
+        self.submodules.rows, self.submodules.stats = rows, stats = RowMemory(config), StatMemory(config)
+        row, stat = RowPort(config), StatPort(config)
         for memory, own, mine in ((rows, row, dut.row), (stats, stat, dut.stat)):
             memory.add_client(mine, dut.active)
             memory.add_client(own, ~dut.active)
@@ -66,19 +65,19 @@ def build_bench(config, name):
         main = main.replace(f'"{name}"', f'"{folder / name}"')
     (folder / "PostBench.v").write_text(main)
     library = verilator.build([folder / "PostBench.v"], [Path(__file__).parent / "post_bench.cpp"], folder / "build",
-                              "PostBench", shared=True)
+                              "PostBench", shared=True, cflags=[f"-DPOST_LANES={config.post_lanes}"])
     return ctypes.CDLL(str(library)).post_run
 
 
-@pytest.fixture(scope="session")
-def post_run():
-    return build_bench(CONFIG, "litediffusion-test-post")
+@pytest.fixture(scope="session", params=[8, 4, 2], ids="{} lanes".format)
+def lanes(request):
+    return request.param
 
 
 @pytest.fixture(scope="session")
-def cells_run():
-    """The bench with multipliers of logic cells."""
-    return build_bench(replace(CONFIG, lut_multipliers=True), "litediffusion-test-post-cells")
+def post_run(lanes):
+    """The bench's C function; with two lanes the multipliers are made of logic cells."""
+    return build_bench(replace(CONFIG, post_lanes=lanes, lut_multipliers=lanes == 2), f"litediffusion-test-post-{lanes}")
 
 
 class Memories(ctypes.Structure):
@@ -233,7 +232,7 @@ def test_output_limits(post_run, out, limits, oshift):
     compare(post_run, m, [{"n0": 1, "n1": 1, "n2": n, "as2": 1, "dst": 1, "ds2": 2, "out": OUT[out]}])
 
 
-@pytest.mark.parametrize("shift", [0, 1, 15, 31, 47, 63, 64, 79, 255])
+@pytest.mark.parametrize("shift", [0, 1, 11, 12, 13, 14, 15, 31, 47, 63, 64, 79, 255])
 @pytest.mark.parametrize("mult", [1, -1, 32767, -32768])
 def test_requantise_limits(post_run, shift, mult):
     """Extremes of the product and rounding at every shift, into the 16-bit clamp."""
@@ -339,18 +338,32 @@ def test_in_place_and_broadcast(post_run):
 # --- speed and errors --------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("latency, d", [
-    (21, {"as2": 1}), (21, {"src": 1, "as2": 1, "rop": 1, "rs2": 1, "d": 4096}), (21, {"ps2": 1, "p": 3}),
-    (22, {"stat": 1}), (25, {"row_loop": 1, "rowstat": 1, "row_m": 1}), (35, {"row_loop": 1, "rowsum": 1, "as2": 1, "out": 1}),
-    (8, {"row_loop": 1, "rowmax": 1}),
+    (24, {"as2": 1}), (24, {"src": 1, "as2": 1, "rop": 1, "rs2": 1, "d": 4096}), (24, {"ps2": 1, "p": 3}),
+    (25, {"stat": 1}), ("sums", {"row_loop": 1, "rowstat": 1, "row_m": 1}),
+    ("reciprocal", {"row_loop": 1, "rowsum": 1, "as2": 1, "out": 1}), ("maximum", {"row_loop": 1, "rowmax": 1}),
 ], ids=["drain", "residual", "record each element", "channel sums", "row sums", "reciprocal", "maximum"])
-def test_one_element_a_cycle(post_run, latency, d):
-    """Without refusals n elements take n + latency cycles and stall only while the lanes drain."""
+def test_one_beat_a_cycle(post_run, lanes, latency, d):
+    """Without refusals n elements take n * beats + latency cycles and stall only while the lanes drain."""
     m = random_machine(np.random.default_rng(11))
     write_param(m, 0, **IDENTITY)
     d = {"n0": 1, "n1": 1, "n2": 200, "dst": 1, "ds2": 1, **d}
+    levels = lanes.bit_length() - 1
+    rows = {"sums": 25 + levels, "reciprocal": 25 + levels + (10 if lanes == 8 else 18), "maximum": 7 + levels}
+    latency = rows.get(latency, latency)
     cycles, stalls = compare(post_run, m, [d, d])
-    assert cycles.tolist() == [200 + latency] * 2, f"cycles {cycles}"
+    assert cycles.tolist() == [200 * 8 // lanes + latency] * 2, f"cycles {cycles}"
     assert stalls.max() <= latency
+
+
+@pytest.mark.parametrize("groups", [1, 3, 5, 9])
+def test_reciprocals_of_short_rows(post_run, lanes, groups):
+    """The ends of rows come as close as the divisions allow."""
+    m, _ = edge_machine(range(1, 2000))
+    rows, division = 20, 10 if lanes == 8 else 18
+    d = {"n0": 1, "n1": rows, "n2": groups, "as1": groups, "as2": 1, "out": 1, "row_loop": 1, "rowsum": 1}
+    cycles, _ = compare(post_run, m, [d])
+    beats = groups * 8 // lanes
+    assert cycles[0] == beats + (rows - 1) * max(beats, division) + 25 + lanes.bit_length() - 1 + division
 
 
 BASE = {"n0": 2, "n1": 2, "n2": 3, "dst": 1}
@@ -385,24 +398,3 @@ def test_buffer_range(post_run, bad, permille):
 ], ids=str)
 def test_last_address_is_legal(post_run, last):
     compare(post_run, random_machine(np.random.default_rng(13)), [{**BASE, **last}])
-
-
-# --- multipliers of logic cells ----------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("seed", range(4))
-def test_logic_cells_with_random_descriptors(post_run, cells_run, seed):
-    """Same memories as the model's, same cycles as with multiplier blocks."""
-    rng = np.random.default_rng(seed)
-    for _ in range(3):
-        machine, descs = random_machine(rng), [random_descriptor(rng) for _ in range(12)]
-        cycles, _ = compare(cells_run, copy.deepcopy(machine), descs, seed + 1, STALLS[seed])
-        assert (cycles == run_rtl(post_run, machine, descs, seed + 1, STALLS[seed])[2]).all()
-
-
-def test_logic_cells_over_input_range(cells_run):
-    test_activation_over_input_range(cells_run, "GELU")
-    for out, limits in (("INT8", (-128, 127, 0)), ("UINT8", (0, 255, 127)), ("INT16", (-32768, 32767, 0))):
-        test_output_limits(cells_run, out, limits, 1)
-    for rop in ("ADD", "MUL"):
-        for rmult, rshift in ((32767, 0), (-32768, 0), (25000, 23)):
-            test_operand_limits(cells_run, rop, rmult, rshift)

@@ -1,21 +1,28 @@
 """Board targets: every one becomes Verilog, constraints and a script; options, tools, report. No place and route."""
 
+from dataclasses import replace
 import json
 import os
 from pathlib import Path
-import re
 
 import pytest
 
 from litediffusion.cores.config import PRESETS
-from litediffusion.targets import board, ecp5_tools, report
-from litediffusion.targets.arty import ArtySoC
+from litediffusion.targets import analyzer, board, ddr3, ecp5_tools, report, synthesis
 from litediffusion.targets.colorlight_i9 import ColorlightI9SoC
 from litediffusion.targets.ecpix5 import ECPIX5SoC
+from litediffusion.targets.kc705 import KC705SoC
 from litediffusion.targets.ulx3s import ULX3SSoC
 
-NATIVE_BITS = {ECPIX5SoC: 128, ULX3SSoC: 32, ColorlightI9SoC: 32, ArtySoC: 128}
-PROJECT = {ECPIX5SoC: ("lpf", "ys"), ULX3SSoC: ("lpf", "ys"), ColorlightI9SoC: ("lpf", "ys"), ArtySoC: ("xdc", "tcl")}
+# Each board's native DRAM word.
+NATIVE_BITS = {"ecpix5": 128, "ulx3s": 32, "colorlight_i5": 32, "colorlight_i9": 32, "butterstick": 128, "orangecrab": 128,
+               "versa_ecp5": 128, "arty": 128, "nexys_video": 128, "genesys2": 256, "kc705": 512}
+BOARDS = {name: synthesis.soc_class(name) for name in NATIVE_BITS}
+XILINX = ("arty", "nexys_video", "genesys2", "kc705")
+WITHOUT_UART = ("ulx3s", "orangecrab", "butterstick")       # the console is a crossover UART
+WITHOUT_ETHERNET = ("ulx3s", "orangecrab")
+# The engine takes most of the time: once on a narrow word with the array's own clock and primitives, once on a wide word.
+WITH_ENGINE = ("colorlight_i9", "kc705")
 REGISTERS = ("mailbox_doorbell", "timer0_uptime_latch", "uart_rxtx", "sdram_dfii_control")
 
 NEXTPNR = {
@@ -33,23 +40,44 @@ NEXTPNR = {
 }
 
 
-@pytest.mark.parametrize("soc_class,with_engine", [(c, c is ULX3SSoC) for c in NATIVE_BITS],
-                         ids=[c.NAME for c in NATIVE_BITS])
-def test_elaborates(soc_class, with_engine, tmp_path):
-    """With the engine only where its ports differ from the simulated SoC's: it takes most of the time."""
-    soc = soc_class(config=board.engine_config(soc_class, "ecpix5"), with_engine=with_engine)
-    assert soc.sdram.crossbar.controller.data_width == NATIVE_BITS[soc_class]
+def test_every_target_is_here():
+    files = {p.stem for p in Path(board.__file__).parent.glob("*.py") if "run_target(" in p.read_text()}
+    assert files - {"board"} == set(BOARDS)
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_elaborates(name, tmp_path):
+    """Verilog, constraints and script; the analyzer's list where there is an engine."""
+    with_engine = name in WITH_ENGINE
+    soc = BOARDS[name](config=board.engine_config(BOARDS[name], "ecpix5"), with_engine=with_engine, with_analyzer=with_engine)
+    assert soc.sdram.crossbar.controller.data_width == NATIVE_BITS[name]
     builder = board.BoardBuilder(soc, tmp_path, compile_software=False)
     assert board.build(soc, builder, {}) is None
-    name = soc.get_build_name()
-    assert "VexRiscv VexRiscv" in (tmp_path / "gateware" / f"{name}.v").read_text()
-    assert all((tmp_path / "gateware" / f"{name}.{suffix}").stat().st_size for suffix in PROJECT[soc_class])
+    files = tmp_path / "gateware" / soc.get_build_name()
+    assert "VexRiscv VexRiscv" in files.with_suffix(".v").read_text()
+    assert all(files.with_suffix(suffix).stat().st_size for suffix in ((".xdc", ".tcl") if name in XILINX else (".lpf", ".ys")))
     registers = json.loads((tmp_path / "csr.json").read_text())["csr_registers"]
     assert [r for r in REGISTERS if r not in registers] == []
-    assert ("engine_start" in registers) == with_engine
-    assert hasattr(soc.uart, "timer") == (soc_class is ULX3SSoC)      # a console that nobody reads must not stop the CPU
+    assert ("engine_start" in registers) == ("analyzer_trigger_enable" in registers) == with_engine
+    if with_engine:     # litescope_cli finds its signals by these names
+        signals = [line.split(",") for line in (tmp_path / analyzer.CSV).read_text().splitlines() if line.startswith("signal")]
+        assert {group: sum(row[1] == group for row in signals) for group in "01"} == {"0": 4 * 10 + 3, "1": 3 + 4 * 3}
+        assert ["signal", "0", "scope_gemm_busy", "1"] in signals and soc.analyzer.data_width <= 128
+    assert hasattr(soc.uart, "timer") == (name in WITHOUT_UART)      # a console that nobody reads must not stop the CPU
+    assert hasattr(soc, "etherbone") == (name not in WITHOUT_ETHERNET)
     # liblitedram trains a DDR3 PHY only when it finds its registers.
-    assert ("ddrphy_rdly_dq_rst" in registers) == (NATIVE_BITS[soc_class] == 128)
+    assert ("ddrphy_rdly_dq_rst" in registers) == (NATIVE_BITS[name] >= 128)
+
+
+def test_analyzer_needs_an_engine():
+    with pytest.raises(ValueError, match="no engine"):
+        ULX3SSoC(with_engine=False, with_analyzer=True)
+
+
+def test_refresh_time_of_the_chips():
+    """110 ns of the 1 Gbit chip are 9 cycles of 75 MHz, where LiteDRAM's own figure takes 64; 260 ns of the 4 Gbit chip."""
+    assert ddr3.chip("MT41K64M16")(75e6, "1:2").timing_settings.tRFC == 9
+    assert ddr3.chip("MT41K256M16")(100e6, "1:4").timing_settings.tRFC == 27
 
 
 def test_window_must_fit():
@@ -74,10 +102,10 @@ def test_options():
     assert (soc["uart_baudrate"], soc["uart_name"]) == (500000, "crossover+uartbone")
 
 
-@pytest.mark.parametrize("soc_class", NATIVE_BITS, ids=lambda c: c.NAME)
-def test_boards_run_the_same_programs(soc_class):
+@pytest.mark.parametrize("name", BOARDS)
+def test_boards_run_the_same_programs(name):
     """One .ldp serves simulation and boards."""
-    assert board.engine_config(soc_class, "ecpix5").hash == PRESETS["ecpix5"].hash
+    assert board.engine_config(BOARDS[name], "ecpix5").hash == PRESETS["ecpix5"].hash
 
 
 @pytest.mark.parametrize("option", ["--cpu-type=serv", "--bus-data-width=64", "--integrated-rom-size=0x40000", "--no-uart"])
@@ -135,7 +163,7 @@ def test_missing_tool_and_hidden_folder(python_folder, tmp_path, monkeypatch):
 def written(tmp_path):
     """report.json made from the excerpt of a nextpnr report."""
     class SoC:
-        NAME, engine_config, sys_clk_freq = "ecpix5", PRESETS["ecpix5"], 75e6
+        NAME, engine_config, sys_clk_freq = "ecpix5", replace(PRESETS["ecpix5"], gemm_words=2, array_clock=2, post_lanes=4), 75e6
 
         class platform:
             device = "LFE5UM5G-85F-8BG554I"
@@ -153,12 +181,39 @@ def test_report(written):
     assert not found["timing_met"]
     assert found["critical_paths"] == [{"from": "sys_clk", "to": "sys_clk", "ns": 2.77, "wires_ns": 2.25,
                                         "cells": ["a_TRELLIS_FF_Q", "b_LUT4_Z"]}]
-    assert (found["peak_gmacs_int8"], found["peak_gmacs_w4a8"]) == (9.6, 19.2)
+    assert found["limit"] == "sys_clk: 2.8 ns, 81 % of it wires, from a to b"
+    assert (found["peak_gmacs_int8"], found["peak_gmacs_w4a8"]) == (19.2, 38.4)
+
+
+def nextpnr_with_double_clock(ns, fast="$glbnet$array_clk", asked=150.0):
+    """A report that meets its clocks, with a path of ``ns`` from the system clock to another one."""
+    cell = {"cell": "c_TRELLIS_FF_Q", "loc": [1, 1], "port": "Q"}
+    return NEXTPNR | {
+        "fmax": {"$glbnet$sys_clk": {"achieved": 77.5, "constraint": 75.0}, fast: {"achieved": 187.0, "constraint": asked}},
+        "critical_paths": NEXTPNR["critical_paths"] + [
+            {"from": "posedge $glbnet$sys_clk", "to": f"posedge {fast}", "path": [{"delay": ns, "from": cell, "to": cell, "type": "logic"}]},
+            {"from": "<async>", "to": "posedge $glbnet$sys_clk", "path": [{"delay": 90.0, "from": cell, "to": cell, "type": "routing"}]},
+        ]}
+
+
+@pytest.mark.parametrize("ns, met", [(6.66, True), (6.7, False)])
+def test_paths_between_the_clocks_count(ns, met):
+    """The array at twice the system clock: its neighbours have one of its periods, 6.67 ns, which nextpnr does not check."""
+    found = report.read_nextpnr(json.dumps(nextpnr_with_double_clock(ns)), 75.0)
+    assert found["crossings"] == [{"from": "sys_clk", "to": "array_clk", "ns": ns, "limit_ns": 6.67, "met": met}]
+    assert found["timing_met"] == met and found["limit"].startswith(f"sys_clk to array_clk: {ns:.1f} ns")
+
+
+@pytest.mark.parametrize("change", [{"fast": "$glbnet$eth_clocks_rx$TRELLIS_IO_IN"}, {"asked": 125.0}])
+def test_unrelated_clocks_do_not_count(change):
+    found = report.read_nextpnr(json.dumps(nextpnr_with_double_clock(50.0, **change)), 75.0)
+    assert found["crossings"] == [] and found["timing_met"]
 
 
 def test_table(written, tmp_path):
-    text = report.table([written])
-    assert text.count("\n") == 3 and "| 53059 of 83640 |" in text and "| not met |" in text and "| 9.6 / 19.2 |" in text
+    text = report.markdown(report.rows([written]))
+    cells = ("256 MACs a cycle, array at 150 MHz, 4 lanes of POST", "53059 of 83640", "not met", "19.2 / 38.4")
+    assert text.count("\n") == 3 and [cell for cell in cells if f"| {cell} |" not in text] == []
     readme = tmp_path / "README.md"
     readme.write_text("before\n" + "old\n".join(report.MARKERS) + "after\n")
     report.main([str(written), "--readme", str(readme)])
@@ -169,7 +224,7 @@ def test_table(written, tmp_path):
         report.main([str(written), "--readme", str(readme)])
 
 
-def test_readme_has_the_table_and_every_board():
+def test_readme_has_the_tables_and_every_board():
     readme = (Path(board.__file__).parent / "README.md").read_text()
-    assert all(marker in readme for marker in report.MARKERS)
-    assert all(re.search(rf"`{c.NAME}.py`", readme) for c in NATIVE_BITS)
+    assert all(marker in readme for marker in report.MARKERS + synthesis.MARKERS)
+    assert [name for name in BOARDS if f"`{name}.py`" not in readme] == []

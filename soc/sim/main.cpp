@@ -1,5 +1,6 @@
-// Runs the simulated SoC: clock, console on stdin and stdout, Etherbone on a UDP socket.
-// Arguments: UDP port (0: any free one), process whose end ends the simulation.
+// Runs the simulated SoC: clock, console on stdin and stdout, Etherbone and bulk transfer on UDP sockets.
+// Arguments: UDP port of Etherbone, the bulk transfer's is the next (0: any free ones), process whose end ends the simulation
+// (0: none), the SD card's image, the panel's socket; the last two may be empty or left out.
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -12,6 +13,8 @@
 #include <string>
 
 #include "Vsim.h"
+#include "panel.h"
+#include "sd_card.h"
 #include "udp_bridge.h"
 #include "verilated.h"
 
@@ -20,7 +23,7 @@ static const int POLL_CYCLES = 512;      // between two looks at socket and cons
 static const int NETWORK_CYCLES = 2048;
 static const uint32_t DEVICE_IP = 0xC0A80132;          // as in soc/diffusion_soc.py
 static const uint64_t DEVICE_MAC = 0x10E2D5000000ull;
-static const uint16_t DEVICE_PORT = 1234;
+static const uint16_t DEVICE_PORT = 1234, BULK_PORT = 1235;   // as in soc/bulk_protocol.py
 
 static volatile sig_atomic_t stop;
 
@@ -97,17 +100,20 @@ static void poll_console(Vsim &sim, bool &open)
 }
 
 // Until a signal comes or the process `parent` (0: none) is no longer the parent.
-static void run(Vsim &sim, UdpBridge &bridge, pid_t parent, uint64_t &cycles)
+static void run(Vsim &sim, UdpBridge &bridge, SdCard &card, Panel &panel, pid_t parent, uint64_t &cycles)
 {
 	EthernetPort ethernet(sim, bridge);
 	bool console_open = true;
 	int network = NETWORK_CYCLES;        // cycles until its clock rests
 	sim.serial_source_ready = 1;
-	sim.sys_clk = sim.net_clk = 0;
+	sim.sys_clk = sim.net_clk = sim.video_clk = 0;
+	sim.spisdcard_miso = 1;
 	sim.eval();
 	while (!stop && !Verilated::gotFinish() && (!parent || getppid() == parent)) {
 		bridge.poll();
 		poll_console(sim, console_open);
+		panel.poll();
+		sim.keys = panel.keys();
 		for (int i = 0; i < POLL_CYCLES; i++) {
 			if (sim.serial_source_valid)
 				putchar(sim.serial_source_data);
@@ -118,9 +124,14 @@ static void run(Vsim &sim, UdpBridge &bridge, pid_t parent, uint64_t &cycles)
 			bool idle = !ethernet.sending(), accepted = sim.eth_sink_ready, typed = sim.serial_sink_ready;
 			sim.sys_clk = 1;
 			sim.net_clk = network > 0;
+			bool shown = panel.wants_frame();
+			sim.video_clk = shown;
 			sim.eval();
-			sim.sys_clk = sim.net_clk = 0;
+			sim.sys_clk = sim.net_clk = sim.video_clk = 0;
 			sim.eval();
+			sim.spisdcard_miso = card.step(sim.spisdcard_clk, sim.spisdcard_cs_n, sim.spisdcard_mosi);
+			if (shown)
+				panel.pixel(sim.video_de, sim.video_vsync, sim.video_r, sim.video_g, sim.video_b);
 			network -= network > 0;
 			if (idle ? bridge.has_frame() : accepted)
 				ethernet.send();
@@ -146,12 +157,15 @@ int main(int argc, char **argv)
 	signal(SIGTERM, on_signal);
 	signal(SIGINT, on_signal);
 	try {
-		UdpBridge bridge(port, DEVICE_IP, DEVICE_MAC, DEVICE_PORT);
-		fprintf(stderr, "etherbone on udp 127.0.0.1:%d\n", bridge.port());
+		SdCard card(argc > 3 ? argv[3] : "");
+		Panel panel(argc > 4 ? argv[4] : "");
+		UdpBridge bridge(port, DEVICE_IP, DEVICE_MAC, {DEVICE_PORT, BULK_PORT});
+		fprintf(stderr, "bulk transfer on udp 127.0.0.1:%d\n", bridge.port(1));
+		fprintf(stderr, "etherbone on udp 127.0.0.1:%d\n", bridge.port(0));
 		Vsim sim;
 		uint64_t cycles = 0;
 		double wall = now(CLOCK_MONOTONIC), cpu = now(CLOCK_PROCESS_CPUTIME_ID);
-		run(sim, bridge, parent, cycles);
+		run(sim, bridge, card, panel, parent, cycles);
 		wall = now(CLOCK_MONOTONIC) - wall;
 		cpu = now(CLOCK_PROCESS_CPUTIME_ID) - cpu;
 		fprintf(stderr, "%llu cycles, %.3f MHz (%.3f MHz of CPU time)\n", (unsigned long long)cycles,

@@ -47,25 +47,32 @@ static uint16_t checksum(const Bytes &header)
 	return ~sum;
 }
 
-UdpBridge::UdpBridge(uint16_t port, uint32_t device_ip, uint64_t device_mac, uint16_t device_port)
-	: device_ip_(device_ip), device_mac_(device_mac), device_port_(device_port)
+UdpBridge::UdpBridge(uint16_t port, uint32_t device_ip, uint64_t device_mac, const std::vector<uint16_t> &device_ports)
+	: device_ip_(device_ip), device_mac_(device_mac)
 {
-	socket_ = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	for (size_t i = 0; i < device_ports.size(); i++)
+		open(port ? port + i : 0, device_ports[i]);
+}
+
+UdpBridge::~UdpBridge()
+{
+	for (const Channel &channel : channels_)
+		close(channel.socket);
+}
+
+void UdpBridge::open(uint16_t port, uint16_t device_port)
+{
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	sockaddr_in address = {};
 	address.sin_family = AF_INET;
 	address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 	address.sin_port = htons(port);
 	socklen_t length = sizeof(address);
-	if (socket_ < 0 || bind(socket_, (sockaddr *)&address, length) != 0)
+	if (fd < 0 || bind(fd, (sockaddr *)&address, length) != 0)
 		throw std::runtime_error("cannot listen on UDP port 127.0.0.1:" + std::to_string(port) + ": " +
 		                         strerror(errno) + "; choose another with --port");
-	getsockname(socket_, (sockaddr *)&address, &length);
-	port_ = ntohs(address.sin_port);
-}
-
-UdpBridge::~UdpBridge()
-{
-	close(socket_);
+	getsockname(fd, (sockaddr *)&address, &length);
+	channels_.push_back({fd, ntohs(address.sin_port), device_port});
 }
 
 Bytes UdpBridge::frame(uint16_t ethertype, uint32_t ip, const Bytes &body) const
@@ -81,43 +88,57 @@ Bytes UdpBridge::frame(uint16_t ethertype, uint32_t ip, const Bytes &body) const
 	return out;
 }
 
-uint32_t UdpBridge::peer_ip(const sockaddr_in &address)
+uint32_t UdpBridge::peer_ip(const sockaddr_in &address, size_t channel)
 {
-	for (size_t i = 0; i < peers_.size(); i++)
-		if (peers_[i].sin_addr.s_addr == address.sin_addr.s_addr && peers_[i].sin_port == address.sin_port)
+	for (size_t i = 0; i < peers_.size(); i++) {
+		const Peer &peer = peers_[i];
+		if (peer.channel == channel && peer.address.sin_addr.s_addr == address.sin_addr.s_addr &&
+		    peer.address.sin_port == address.sin_port)
 			return FIRST_PEER_IP + i;
+	}
 	if (peers_.size() == MAX_PEERS)
 		peers_.clear();
-	peers_.push_back(address);
+	peers_.push_back({address, channel});
 	return FIRST_PEER_IP + peers_.size() - 1;
 }
 
+// One datagram of each socket in turn, so that a busy port does not keep the others waiting.
 void UdpBridge::poll()
 {
-	uint8_t payload[MAX_PAYLOAD];
-	while (to_device_.size() < MAX_WAITING) {
-		sockaddr_in from;
-		socklen_t length = sizeof(from);
-		ssize_t size = recvfrom(socket_, payload, sizeof(payload), 0, (sockaddr *)&from, &length);
-		if (size < 0)
-			return;
-		uint32_t ip = peer_ip(from);
-		Bytes header;
-		put(header, 0x45000000 | (IP_HEADER + UDP_HEADER + size), 4);
-		put(header, 0x00004000, 4);          // identification 0, don't fragment
-		put(header, 0x40110000, 4);          // time to live 64, UDP, checksum to come
-		put(header, ip, 4);
-		put(header, device_ip_, 4);
-		uint16_t sum = checksum(header);
-		header[10] = sum >> 8;
-		header[11] = sum;
-		put(header, device_port_, 2);
-		put(header, device_port_, 2);
-		put(header, UDP_HEADER + size, 2);
-		put(header, 0, 2);                   // no UDP checksum
-		header.insert(header.end(), payload, payload + size);
-		to_device_.push_back(frame(TYPE_IP, ip, header));
+	bool more = true;
+	while (more) {
+		more = false;
+		for (size_t i = 0; i < channels_.size() && to_device_.size() < MAX_WAITING; i++)
+			more |= receive(i);
 	}
+}
+
+// Takes one datagram from a socket; false: none was there.
+bool UdpBridge::receive(size_t channel)
+{
+	uint8_t payload[MAX_PAYLOAD];
+	sockaddr_in from;
+	socklen_t length = sizeof(from);
+	ssize_t size = recvfrom(channels_[channel].socket, payload, sizeof(payload), 0, (sockaddr *)&from, &length);
+	if (size < 0)
+		return false;
+	uint32_t ip = peer_ip(from, channel);
+	Bytes header;
+	put(header, 0x45000000 | (IP_HEADER + UDP_HEADER + size), 4);
+	put(header, 0x00004000, 4);          // identification 0, don't fragment
+	put(header, 0x40110000, 4);          // time to live 64, UDP, checksum to come
+	put(header, ip, 4);
+	put(header, device_ip_, 4);
+	uint16_t sum = checksum(header);
+	header[10] = sum >> 8;
+	header[11] = sum;
+	put(header, ntohs(from.sin_port), 2);
+	put(header, channels_[channel].device_port, 2);
+	put(header, UDP_HEADER + size, 2);
+	put(header, 0, 2);                   // no UDP checksum
+	header.insert(header.end(), payload, payload + size);
+	to_device_.push_back(frame(TYPE_IP, ip, header));
+	return true;
 }
 
 Bytes UdpBridge::next_frame()
@@ -160,6 +181,7 @@ void UdpBridge::deliver_udp(const Bytes &in)
 	size_t length = get(in, udp + 4, 2);
 	if (index >= peers_.size() || length < UDP_HEADER || udp + length > in.size())
 		return;
-	sendto(socket_, &in[udp + UDP_HEADER], length - UDP_HEADER, 0, (const sockaddr *)&peers_[index],
-	       sizeof(peers_[index]));
+	const Peer &peer = peers_[index];
+	sendto(channels_[peer.channel].socket, &in[udp + UDP_HEADER], length - UDP_HEADER, 0, (const sockaddr *)&peer.address,
+	       sizeof(peer.address));
 }

@@ -30,8 +30,8 @@ class LayerBench:
 
 
 LAYERS = [
-    LayerBench("conv 3x3 64->64 @16x16 W8A8", 64, 64, 3, 16, 16, 8, 0.85),
-    LayerBench("conv 3x3 64->64 @16x16 W4A8", 64, 64, 3, 16, 16, 4, 0.80),
+    LayerBench("conv 3x3 64->64 @16x16 W8A8", 64, 64, 3, 16, 32, 8, 0.85),
+    LayerBench("conv 3x3 64->64 @16x16 W4A8", 64, 64, 3, 16, 32, 4, 0.80),
     LayerBench("matmul 64x1024 . 1024x64 W8A8", 64, 1024, 1, 8, 128, 8, 0.80),
 ]
 STEP_TARGET, CPU_LIMIT = 0.60, 0.02
@@ -122,7 +122,7 @@ def bench(output: Annotated[Path, typer.Option("-o", "--output", help="JSON file
         program = compile_model(source, steps=steps, images=4, config=config, progress=bar)
         bar(0, 1, "start the simulation")
         with SimServer(preset=preset) as server:
-            device = open_device(f"litex://{server.host}:{server.port}", csr_csv=server.csr_csv)
+            device = open_device(server.url, csr_csv=server.csr_csv)
             layers = []
             for i, layer in enumerate(LAYERS):
                 bar(i, len(LAYERS), layer.name)

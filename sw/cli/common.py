@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 import json
+import time
 
 import typer
 from rich.console import Console
@@ -50,6 +51,16 @@ def progress_bar(text):
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(text, total=1)
         yield lambda done, total, text=text: bar.update(task, completed=done, total=total, description=text)
+
+
+def transfer_progress(bar, text):
+    """``update(done, total)`` in bytes for a transfer: a bar of progress_bar with the rate."""
+    begin = time.monotonic()
+
+    def update(done, total):
+        rate = done / max(time.monotonic() - begin, 1e-3)
+        bar(done, total, f"{text} {rate / 1e6:.2f} MB/s")
+    return update
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def simulate(program, labels, seeds, bar):
 
     bar(0, 1, "build and boot the SoC")
     with SimServer() as server:
-        device = open_device(f"litex://{server.host}:{server.port}", csr_csv=server.csr_csv)
+        device = open_device(server.url, csr_csv=server.csr_csv)
         upload(device, program, lambda done, total: bar(done, total, "upload"))
         begin, first = time.monotonic(), []
 

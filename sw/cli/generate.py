@@ -7,11 +7,11 @@ from typing import Annotated, List, Optional
 import numpy as np
 import typer
 
-from litediffusion.sw.cli.common import console, friendly_errors, load_program, make_folder, opened, print_json, progress_bar
+from litediffusion.sw.cli.common import console, friendly_errors, load_program, make_folder, opened, print_json, progress_bar, transfer_progress
 
 ProgramFile = Annotated[Path, typer.Argument(help=".ldp file made by 'compile'")]
 Labels = Annotated[List[int], typer.Argument(help="labels of the pictures, one each (digits: 0..9)")]
-DeviceName = Annotated[str, typer.Option(help="model, rtl or litex://HOST:PORT")]
+DeviceName = Annotated[str, typer.Option(help="model, rtl or litex://HOST:PORT[?udp=ADDRESS]")]
 Csr = Annotated[Optional[Path], typer.Option(help="csr.csv of the SoC's build (litex devices)")]
 Seed = Annotated[int, typer.Option(min=0, help="seed of the first picture; picture i takes seed + i")]
 Guidance = Annotated[Optional[float], typer.Option(help="guidance scale (default: that of the compilation)")]
@@ -38,7 +38,7 @@ def run(device, program, labels, seeds, guidance, bar):
     """Upload and generate with a progress bar; Pictures."""
     from litediffusion.sw.pipeline import generate as run_program, upload
 
-    upload(device, program, lambda done, total: bar(done, total, "upload"))
+    upload(device, program, transfer_progress(bar, "upload"))
 
     def step(image, images, step, steps):
         if image >= images:

@@ -27,7 +27,8 @@ class CompileError(ValueError):
 class Resource:
     """Constant data brought on chip ahead of its use: weight tiles (WBUF), activations (SPM) or parameter records (PARAM).
 
-    ``data`` is uint8 [bytes], or [steps, bytes] for step-indexed data. ``addr`` is set by the prefetcher.
+    ``data`` is uint8 [bytes], or [steps, bytes] for step-indexed data. ``addr`` is set by the prefetcher, which loads it
+    not before item ``after`` of the program.
     """
     mem: str
     data: object
@@ -35,6 +36,33 @@ class Resource:
     addr: int = -1
     dram: int = -1
     stepped: bool = False
+    after: int = 0
+
+    @property
+    def words(self):
+        return self.data.shape[-1] // WORD_BYTES
+
+    def transfer(self):
+        """DRAM side of the LOAD's fields, and the intervals of DRAM that it must not read too early."""
+        return dict(dram=self.dram, n0=1, n1=1, n2=self.words), []
+
+
+@dataclass(eq=False)
+class Operand(Resource):
+    """A part of a tensor that an earlier layer made, brought on chip like constant data: ``rows`` pieces of ``length``
+    words, ``pitch`` words apart in DRAM."""
+    rows: int = 1
+    length: int = 0
+    pitch: int = 0
+
+    @property
+    def words(self):
+        return self.rows * self.length
+
+    def transfer(self):
+        start = self.dram // WORD_BYTES
+        return (dict(dram=self.dram, n0=1, n1=self.rows, n2=self.length, s1=self.pitch, d1=self.length),
+                [("DRAM", start + r * self.pitch, start + r * self.pitch + self.length) for r in range(self.rows)])
 
 
 @dataclass(eq=False)

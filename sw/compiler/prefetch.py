@@ -9,13 +9,12 @@ RECORD_WORDS = isa.PARAM_BYTES // WORD_BYTES
 
 def load_item(resource, image):
     """The LOAD of a resource."""
-    words = resource.data.shape[-1] // WORD_BYTES
+    fields, reads = resource.transfer()
     unit = RECORD_WORDS if resource.mem == "PARAM" else 1
-    fields = dict(dram=resource.dram, n0=1, n1=1, n2=words, mem=isa.MEM[resource.mem],
-                  addr=resource.addr * unit)
+    fields.update(mem=isa.MEM[resource.mem], addr=resource.addr * unit)
     if resource.stepped:
         fields.update(idx0=isa.INDEX["STEP"], idx0_stride=image.step_stride)
-    return Item("LOAD", fields, resource.layer, writes=[(resource.mem, resource.addr, resource.addr + words // unit)])
+    return Item("LOAD", fields, resource.layer, reads, [(resource.mem, resource.addr, resource.addr + resource.words // unit)])
 
 
 def _spans(items):
@@ -38,7 +37,7 @@ class Prefetcher:
         self.out = []
 
     def _try_load(self, resource):
-        words = resource.data.shape[-1] // WORD_BYTES
+        words = resource.words
         addr = self.pools[resource.mem].alloc(words // RECORD_WORDS if resource.mem == "PARAM" else words)
         if addr is None:
             return False
@@ -51,12 +50,12 @@ class Prefetcher:
         while self.pending:
             resource = self.pending[0]
             needed = self.spans[resource][0] <= now
-            if not needed and (urgent or self.spans[resource][0] > now + ahead):
+            if not needed and (urgent or self.spans[resource][0] > now + ahead or resource.after > now):
                 return
             if not self._try_load(resource):
                 if needed:
                     pool = self.pools[resource.mem]
-                    raise CompileError(f"layer {self.names[resource.layer]}: {resource.data.shape[-1]} bytes of constants do "
+                    raise CompileError(f"layer {self.names[resource.layer]}: {WORD_BYTES * resource.words} bytes of constants do "
                                        f"not fit the {resource.mem} of {pool.size} units; use a larger configuration")
                 return
             self.pending.pop(0)
@@ -67,8 +66,8 @@ class Prefetcher:
             self._issue(i, urgent=item.op == "LOAD")
             for name, (resource, offset) in item.needs.items():
                 item.fields[name] = resource.addr + offset
-                unit = isa.PARAM_BYTES if resource.mem == "PARAM" else WORD_BYTES
-                item.reads.append((resource.mem, resource.addr, resource.addr + resource.data.shape[-1] // unit))
+                unit = RECORD_WORDS if resource.mem == "PARAM" else 1
+                item.reads.append((resource.mem, resource.addr, resource.addr + resource.words // unit))
             self.out.append(item)
             for resource in {r for r, _ in item.needs.values()}:
                 if self.spans[resource][1] == i:

@@ -87,8 +87,9 @@ def _cycles(config, layer, plan, in_words):
     inputs = sum(in_words) * blocks * loads
     outputs = out_blocks * layer.node.shape[1] * ow
     steps = len(plan.tiles) * len(plan.chunks) * len(plan.slices)
-    dram = len(plan.tiles) * groups * blocks * layer.taps * 8 + inputs + outputs * (2 if layer.residual else 1) + steps * DESCRIPTOR_WORDS
-    post = (2 * inputs * layer.normed + 2 * outputs) * (8 // config.post_lanes)
+    weights = len(plan.tiles) * groups * blocks * layer.taps * 8
+    dram = weights + inputs + outputs * (2 if layer.residual else 1) + steps * DESCRIPTOR_WORDS
+    post = 2 * (inputs * layer.normed + outputs) * config.post_beats
     work = array, dram * WORD_BYTES / config.dram_bytes / DRAM_SHARE, post
     return max(work) + OVERLAP_LOSS * sum(work)
 
@@ -106,7 +107,7 @@ def _candidates(config, layer):
         tiles = balanced(oh, rows)
         in_words = [count * layer.shape[2] for _, count in (input_rows(layer.node, layer.shape[1], y, n) for y, n in tiles)]
         plane, ring = odd_plane(max(in_words)), spm - OUT_SLOTS * rows * ow
-        # Half of the accumulators at least stay free of a batch that does not take all chunks: drains overlap products.
+        # A batch in half of the accumulators leaves the other half to the next: drains overlap its products.
         limit = config.acc_words // (size * rows * ow) * (1 if layer.w4 else 2)
         for at_once in {1, max(1, limit // 2), min(limit, len(chunks))}:
             for blocks in range(1, widest + 1):
@@ -121,6 +122,7 @@ def plan_tiles(config, layer):
     """The fastest plan by the estimate. Raises CompileError when not even one row fits."""
     best = min(_candidates(config, layer), key=lambda plan: plan.cycles, default=None)
     if best is None:
-        raise CompileError(f"layer {layer.node.name}: one output row of {layer.node.shape[2]} pixels with its input rows does not fit "
-                           f"{config.spm_words} words of scratchpad and {config.acc_words} accumulators: use a larger configuration")
+        raise CompileError(f"layer {layer.node.name}: one output row of {layer.node.shape[2]} pixels with its input rows does not "
+                           f"fit {config.spm_words} words of scratchpad and {config.acc_words} accumulators: use a larger "
+                           "configuration")
     return best

@@ -6,8 +6,10 @@ emitted ahead (``tile_plan``, ``tiles.SliceStream``), so the queues overlap tile
 loaded: GEMM takes them as zero, after the norm.
 """
 
+import numpy as np
+
 from litediffusion.cores import isa
-from litediffusion.sw.compiler.items import WORD_BYTES, CompileError, Pool, Resource
+from litediffusion.sw.compiler.items import WORD_BYTES, CompileError, Operand, Pool, Resource
 from litediffusion.sw.compiler.lower_conv import drain_fields, gemm_fields, input_rows, operand_fields
 from litediffusion.sw.compiler.records import conv_records, quantise_weights, weight_tiles
 from litediffusion.sw.compiler.state import Tensor
@@ -15,33 +17,72 @@ from litediffusion.sw.compiler.tile_plan import OUT_SLOTS, Layer, plan_tiles
 from litediffusion.sw.compiler.tiles import Slice, SliceStream, move
 
 
+class ConvWeights:
+    """Constant weights of a conv, placed in the image once and loaded for every tile.
+
+    ``scale`` [M] of the output channels; ``layout``: GEMM's strides (wts, wgs) for a slice of some blocks.
+    """
+
+    def __init__(self, state, image, node, w4):
+        self.state, self.image, self.w4, self.placed = state, image, w4, {}
+        self.q, self.scale = quantise_weights(node.attrs["weight"], 4 if w4 else 8)
+        self.taps = node.attrs["weight"].shape[2] * node.attrs["weight"].shape[3]
+
+    def layout(self, blocks, groups):
+        return dict(wts=8, wgs=8 * blocks * self.taps)
+
+    def resource(self, chunk, channels, blocks):
+        """Weights of output groups ``chunk`` (first, count) for some blocks of the input channels ``channels`` (a slice)."""
+        key = chunk, channels.start, blocks
+        if key not in self.placed:
+            data = weight_tiles(self.q[:, channels], *chunk, blocks, self.w4)
+            self.placed[key] = self.image.constant(data), data
+        dram, data = self.placed[key]
+        return Resource("WBUF", data, self.state.layer, dram=dram)
+
+
+class TokenWeights:
+    """The right-hand operand is a tensor in DRAM whose pixels play the output channels, 8 a group."""
+
+    def __init__(self, state, tensor, scale):
+        self.state, self.tensor, self.after = state, tensor, len(state.items)
+        self.scale = np.repeat(scale, tensor.pixels)
+
+    def layout(self, blocks, groups):
+        return dict(wts=8 * groups, wgs=8)
+
+    def resource(self, chunk, channels, blocks):
+        tensor, (first, groups) = self.tensor, chunk
+        start = tensor.at // WORD_BYTES + (channels.start // 16 + blocks.start) * tensor.pixels + 8 * first
+        return Operand("WBUF", None, self.state.layer, dram=WORD_BYTES * start, after=self.after, rows=len(blocks),
+                       length=8 * groups, pitch=tensor.pixels)
+
+
 class TiledConv:
     """Emits one conv node.
 
-    sources : DramTensor parts of the input (one scale); out : DramTensor; norm : None or (params resource, function,
-    scale [steps] of the normalised input); operand : None or DramTensor, as large as ``out`` or a vector, that is added;
-    image : where weights go; final : int16 output of up to 8 channels, v itself.
+    sources : DramTensor parts of the input (one scale); out : DramTensor; weights : ConvWeights or TokenWeights;
+    norm : None or (params resource, function, scale [steps] of the normalised input); operand : None or DramTensor, as
+    large as ``out`` or a vector, that is added; w4 : int4 weights; final : int16 output of up to 8 channels, v itself.
     """
 
-    def __init__(self, state, image, node, sources, out, norm=None, operand=None, w4=False, final=False):
+    def __init__(self, state, node, sources, out, weights, norm=None, operand=None, w4=False, final=False):
         self.state, self.node, self.sources, self.out, self.norm, self.operand = state, node, sources, out, norm, operand
-        self.w4, self.final = w4, final
+        self.weights, self.w4, self.final = weights, w4, final
         self.vector = self.load_vector() if operand and operand.pixels == 1 else None
-        spare = self.vector.words if self.vector else 0
+        self.spare = self.vector.words if self.vector else 0
         parts = tuple(s.blocks for s in sources)
         self.plan = plan_tiles(state.config, Layer(node, parts, (16 * sum(parts),) + tuple(sources[0].shape[1:]), w4,
-                                                   norm is not None, operand is not None and not self.vector, spare))
-        q, scale = quantise_weights(node.attrs["weight"], 4 if w4 else 8)
-        self.params = state.params(self.records(scale))
-        self.place_weights(image, q)
+                                                   norm is not None, operand is not None and not self.vector, self.spare))
+        self.params = state.params(self.records())
         self.slots = state.config.spm_words - OUT_SLOTS * self.plan.tiles[0][1] * node.shape[2]
 
-    def records(self, scale):
+    def records(self):
         node, s_x = self.node, self.norm[2] if self.norm else self.sources[0].scale
         if any((s.scale != self.sources[0].scale).any() for s in self.sources):
             raise CompileError(f"layer {node.name}: the parts of its input have different scales; they must share one")
-        record = conv_records(scale, node.attrs["bias"], s_x, self.out.scale, self.operand.scale if self.operand else None,
-                              node.attrs.get("function"), node.name)
+        s_r = self.operand.scale if self.operand else None
+        record = conv_records(self.weights.scale, node.attrs["bias"], s_x, self.out.scale, s_r, node.attrs.get("function"), node.name)
         if self.final:
             record["oshift"] = 0             # v is the 16-bit output itself
         return record
@@ -52,18 +93,8 @@ class TiledConv:
         move(self.state, "LOAD", self.operand, 0, 0, vector)
         return vector
 
-    def place_weights(self, image, q):
-        """{(chunk, slice): (byte offset, data)}: constants, loaded again for every tile."""
-        starts = [16 * sum(s.blocks for s in self.sources[:i]) for i in range(len(self.sources))]
-        self.weights = {}
-        for chunk in self.plan.chunks:
-            for part, block, blocks in self.plan.slices:
-                channels = q[:, starts[part]:starts[part] + self.sources[part].shape[0]]
-                data = weight_tiles(channels, *chunk, range(block, block + blocks), self.w4)
-                self.weights[chunk, (part, block)] = image.constant(data), data
-
     def steps(self):
-        """[(tile, chunk, Slice, first product, last product)] in order."""
+        """[(tile, chunk, Slice)] of the products in order."""
         plan, steps = self.plan, []
         first_blocks = [sum(s.blocks for s in self.sources[:i]) for i in range(len(self.sources))]
         for tile in plan.tiles:
@@ -77,11 +108,9 @@ class TiledConv:
 
     def run(self):
         steps = self.steps()
-        spare = self.vector.words if self.vector else 0
         stream = SliceStream(self.state, self.sources, [piece for _, _, piece in steps], self.norm and self.norm[:2],
-                             Pool(self.plan.ring, spare))
-        drains, accumulators, products = Drains(self), {}, len(self.plan.slices)
-        done = {}
+                             Pool(self.plan.ring, self.spare))
+        drains, accumulators, done, products = Drains(self), {}, {}, len(self.plan.slices)
         for step, (tile, chunk, piece) in enumerate(steps):
             stream.prepare(step)
             count = done[tile, chunk] = done.get((tile, chunk), 0) + 1
@@ -96,19 +125,14 @@ class TiledConv:
     def product(self, source, piece, chunk, tile, accumulators, accumulate):
         """One GEMM: a slice by the weights of a chunk."""
         acc, region = accumulators
-        dram, data = self.weights[chunk, (piece.part, piece.block)]
-        tiles = piece.blocks * self.weights_taps
+        start = 16 * (piece.channel_block - piece.block)
+        resource = self.weights.resource(chunk, slice(start, start + self.sources[piece.part].shape[0]),
+                                         range(piece.block, piece.block + piece.blocks))
         fields = gemm_fields(self.node, source, range(piece.blocks), *tile)
         fields["y0"] -= piece.row << fields["up"]
-        fields.update(ng=chunk[1], acc=acc, ags=tile[1] * self.node.shape[2], accumulate=int(accumulate), wts=8, wgs=8 * tiles,
-                      w4=int(self.w4))
-        self.state.emit("GEMM", fields, source.region() + (region if accumulate else []), region,
-                        {"wt": (Resource("WBUF", data, self.state.layer, dram=dram), 0)})
-
-    @property
-    def weights_taps(self):
-        kh, kw = self.node.attrs["weight"].shape[2:]
-        return kh * kw
+        fields.update(self.weights.layout(piece.blocks, chunk[1]), ng=chunk[1], acc=acc, ags=tile[1] * self.node.shape[2],
+                      accumulate=int(accumulate), w4=int(self.w4))
+        self.state.emit("GEMM", fields, source.region() + (region if accumulate else []), region, {"wt": (resource, 0)})
 
 
 class Drains:

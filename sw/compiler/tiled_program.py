@@ -13,7 +13,8 @@ from litediffusion.sw.compiler.items import CompileError
 from litediffusion.sw.compiler.records import RECORD, norm_records
 from litediffusion.sw.compiler.scales import EPS_SCALE
 from litediffusion.sw.compiler.state import State, Tensor
-from litediffusion.sw.compiler.tiled_conv import TiledConv
+from litediffusion.sw.compiler.tiled_attention import TiledAttention, transposed_values
+from litediffusion.sw.compiler.tiled_conv import ConvWeights, TiledConv
 from litediffusion.sw.compiler.tiles import DramTensor, move
 from litediffusion.sw.graph import Graph, Node, conv_shape
 
@@ -58,7 +59,9 @@ class TiledProgram:
             raise CompileError(f"layer {name}: {node.shape[0]} output channels, the limit of an int16 output is 8")
         out = self.tensor(name, node.shape, EPS_SCALE if final else scale, stat)
         prepared = self.prepare_norm(name, sources, shape, *norm) if norm else None
-        TiledConv(self.state, self.image, node, sources, out, prepared, operand, bits == 4 and not final, final).run()
+        w4 = bits == 4 and not final
+        weights = ConvWeights(self.state, self.image, node, w4)
+        TiledConv(self.state, node, sources, out, weights, prepared, operand, w4, final).run()
         return out
 
     def prepare_norm(self, name, sources, shape, attrs, scale):
@@ -66,6 +69,9 @@ class TiledProgram:
         first = sources[0].stat
         if first < 0 or any((s.scale != sources[0].scale).any() for s in sources):
             raise CompileError(f"layer {name}: the input of its norm keeps no statistics, or its parts have different scales")
+        if shape[0] % attrs["groups"] or any(s.shape[0] % 16 for s in sources[:-1]):
+            raise CompileError(f"layer {name}: a norm of {attrs['groups']} groups over parts of {[s.shape[0] for s in sources]} channels; "
+                               "groups must divide the channels, and all parts but the last must be multiples of 16")
         node, scale = Node(name, "norm", [], tuple(shape), attrs), np.full(1, float(scale))
         pixels, size = shape[1] * shape[2], shape[0] // attrs["groups"]
         params = self.state.params(norm_records(node, 0, shape[0], sources[0].scale, scale, pixels, name))
@@ -78,8 +84,8 @@ class TiledProgram:
         self.state.begin(f"{tensor.name}.statistics")
         params = self.state.params(identity_record())
         for block, on_chip, first, groups in self.blocks(tensor):
-            self.state.emit("POST", dict(n0=1, n1=groups, n2=on_chip.pixels, src=isa.SRC["INT8"], a=on_chip.hword(0), as1=1, as2=2,
-                                         dst=isa.DST["NONE"], stat=1, stat_acc=int(first > 0), stat_rec=stat + 2 * block),
+            self.state.emit("POST", dict(n0=1, n1=groups, n2=on_chip.pixels, src=isa.SRC["INT8"], a=on_chip.hword(0), as1=1,
+                                         as2=2, dst=isa.DST["NONE"], stat=1, stat_acc=int(first > 0), stat_rec=stat + 2 * block),
                             on_chip.region(), needs={"p": (params, 0)})
 
     def normalise(self, tensor, norm, name):
@@ -88,8 +94,9 @@ class TiledProgram:
         params, function, scale = self.prepare_norm(name, [tensor], tensor.shape, *norm)
         out = self.tensor(name, tensor.shape, scale[0])
         for block, on_chip, first, groups in self.blocks(tensor):
-            loops = dict(n0=1, n1=groups, n2=on_chip.pixels, a=on_chip.hword(0), as1=1, as2=2, d=on_chip.hword(0), ds1=1, ds2=2, ps1=1)
-            self.state.emit("POST", dict(loops, src=isa.SRC["INT8"], dst=isa.DST["SPM"], act=isa.ACT[function] if function else 0),
+            place = on_chip.hword(0)
+            self.state.emit("POST", dict(n0=1, n1=groups, n2=on_chip.pixels, a=place, as1=1, as2=2, d=place, ds1=1, ds2=2, ps1=1,
+                                         src=isa.SRC["INT8"], dst=isa.DST["SPM"], act=isa.ACT[function] if function else 0),
                             on_chip.region(), on_chip.region(), {"p": (params, 2 * block)})
             move(self.state, "STORE", out, block, first, on_chip)
         return out
@@ -99,7 +106,8 @@ class TiledProgram:
         _, h, w = tensor.shape
         rows = min(h, self.config.spm_words // (PASS_SLOTS * w))
         if rows == 0:
-            raise CompileError(f"layer {tensor.name}: {PASS_SLOTS} rows of {w} pixels exceed {self.config.spm_words} words of scratchpad")
+            raise CompileError(f"layer {tensor.name}: {PASS_SLOTS} rows of {w} pixels exceed {self.config.spm_words} words of "
+                               "scratchpad: use a larger configuration")
         slot = 0
         for block in range(tensor.blocks):
             for first in range(0, h, rows):
@@ -108,6 +116,20 @@ class TiledProgram:
                 move(self.state, "LOAD", tensor, block, first, on_chip)
                 yield block, on_chip, first, min(2, -(-tensor.shape[0] // 8) - 2 * block)
 
+
+    def attention(self, name, x, norm, convs, scales, *, heads=1, stat=-1):
+        """x + Wo . softmax(q k^T / sqrt(d)) v of the normalised x, by its matrix products; its output tensor.
+
+        norm : as for ``conv``; convs : {"q", "k", "v", "o"} -> (weight [C, C], bias [C]); scales : {"q", "k", "v", "mix", "out"}.
+        """
+        tokens = self.normalise(x, norm, f"{name}.norm")
+        linear = lambda part: {"weight": convs[part][0][..., None, None], "bias": convs[part][1]}
+        query, key = (self.conv(f"{name}.{part}", [tokens], linear(part), scales[part]) for part in "qk")
+        values = transposed_values(self, f"{name}.v", tokens, convs["v"][0], scales["v"])
+        self.state.begin(f"{name}.softmax")
+        mix = self.tensor(f"{name}.mix", x.shape, scales["mix"])
+        TiledAttention(self.state, mix.name, query, key, values, convs["v"][1], mix, heads).run()
+        return self.conv(f"{name}.o", [mix], linear("o"), scales["out"], operand=x, stat=stat)
 
     # --- the end -----------------------------------------------------------------------------------------------------
 

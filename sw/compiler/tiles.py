@@ -80,7 +80,7 @@ class SliceStream:
         self.waiting, self.loaded, self.here = list(self.first), [], {}
 
     def prepare(self, step):
-        """Emit what product ``step`` and the next ones need; returns nothing. Call before the product."""
+        """Emit the LOADs and normalisations that product ``step`` needs and those that may run ahead. Call before it."""
         while self.waiting and self.first[self.waiting[0]] <= step + LOAD_AHEAD and self.load(self.waiting[0]):
             self.loaded.append(self.waiting.pop(0))
         while self.loaded and self.first[self.loaded[0]] <= step + NORM_AHEAD:

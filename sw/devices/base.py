@@ -7,10 +7,8 @@ import time
 import numpy as np
 
 from litediffusion.cores import isa
-from litediffusion.soc.mailbox import MAX_BATCH, MAX_STEPS
+from litediffusion.soc.mailbox import MAX_BATCH, MAX_STEPS, WATCHDOG
 from litediffusion.sw.devices.errors import AddressError, DeviceFault, WrongDevice
-
-WATCHDOG = 1 << 20      # cycles
 
 
 @dataclass

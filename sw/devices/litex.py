@@ -6,12 +6,16 @@ import time
 from litediffusion.soc import mailbox
 from litediffusion.soc.memory_map import MAILBOX_BASE
 from litediffusion.sw.devices.base import WATCHDOG, Device, EngineStopped, Results, check_job
+from litediffusion.sw.devices.bulk import BulkLink, bulk_address
 from litediffusion.sw.devices.errors import AddressError, ConnectionLost, DeviceBusy, DeviceFault, WrongDevice
 from litediffusion.sw.devices.litex_link import LitexLink
 from litediffusion.cores import isa
 
 POLL_S = 0.1
 SILENCE_S = 60.0           # longest time without any sign of progress before the host gives up
+RENEW_S = 3.0              # between two renewals of the claim during a bulk transfer
+PROBE_S = 3.0              # longest wait for the first answer of the bulk transfer
+BULK_BYTES = 1024          # shorter transfers go through litex_server alone
 STATES = {v: k for k, v in mailbox.JOB_STATES.items()}
 SUMS = ("engine_cycles", "total_cycles", "mac_cycles", "dram_reads", "dram_writes")
 QUEUE_SUMS = ("busy", "wait_token", "wait_dram", "descriptors")
@@ -30,14 +34,19 @@ class LitexDevice(Device):
 
     host, port   where litex_server listens
     csr_csv      register map of the SoC's build
+    udp          address of the SoC's bulk transfer, as in bulk_address
 
+    Contents go over the bulk transfer where the SoC has one and it answers, else through litex_server; an address that was
+    given must answer. ``bulk`` is its BulkLink from the first use on, or None.
     Raises ConnectionLost, WrongDevice (other firmware), DeviceBusy (another host owns it), DeviceFault (failed job).
     A job is claimed for this host; the claim is renewed while it runs and given back at its end.
     """
 
-    def __init__(self, host, port, csr_csv):
+    def __init__(self, host, port, csr_csv, udp=None):
         self.link = LitexLink(host, port, csr_csv)
-        self.nonce, self.owned = secrets.randbits(31) | 1, False
+        self.nonce, self.owned, self.claimed_at = secrets.randbits(31) | 1, False, 0.0
+        self.bulk, self.bulk_given = None, udp is not None
+        self.bulk_at = bulk_address(self.link.constants, udp)
         magic, abi, self.config_hash, self.window_base, self.window_size = self.link.read_words(MAILBOX_BASE, 5)
         if magic != mailbox.MAGIC:
             raise WrongDevice(f"no litediffusion firmware: the mailbox starts with {magic:#010x}, expected {mailbox.MAGIC:#010x}")
@@ -51,23 +60,35 @@ class LitexDevice(Device):
         except ConnectionLost:
             pass                               # nobody to tell; the lease lapses by itself
         self.link.close()
+        if self.bulk is not None:
+            self.bulk.close()
 
     # --- memory ------------------------------------------------------------------------------------------------------
 
     def write(self, offset, data, progress=None):
-        """Write bytes (offset and length multiples of 4) and read them back. Raises DeviceFault on a difference."""
+        """Write bytes (offset and length multiples of 4) and compare what the device has then. ``progress(bytes, bytes)``."""
         self.check_range(offset, len(data))
         if offset % 4 or len(data) % 4:
             raise AddressError(f"{len(data)} bytes at {offset:#x}: offset and length must be multiples of 4")
         self.claim()
+        bulk, first, last = self.split(offset, len(data))
+        if bulk is None:
+            return self.write_words(offset, data, progress)
+        self.write_words(offset, data[:first])
+        bulk.write(offset + first, data[first:last], progress and (lambda done, _: progress(first + done, len(data))))
+        self.write_words(offset + last, data[last:])
+
+    def write_words(self, offset, data, progress=None):
+        """Write through litex_server and read back. Raises DeviceFault on a difference."""
         words = [int.from_bytes(data[i:i + 4], "little") for i in range(0, len(data), 4)]
-        total = 2 * len(words)
-        self.link.write_words(self.window_base + offset, words, progress and (lambda n: self._step(progress, n, total)))
+        # Written and read back: each way is half of the progress.
+        step = lambda n: self._step(progress, 2 * n, len(data))
+        self.link.write_words(self.window_base + offset, words, progress and step)
         for at in range(0, len(words), 4080):
             if self.link.read_words(self.window_base + offset + 4 * at, len(words[at:at + 4080])) != words[at:at + 4080]:
                 raise DeviceFault(f"data written at window offset {offset + 4 * at:#x} read back different: a packet was lost; "
                                   "try again on a quieter network")
-            self._step(progress, len(words) + at, total)
+            step(len(words) + at)
 
     def _step(self, progress, done, total):
         """Report progress of a long transfer and keep the claim alive."""
@@ -77,15 +98,46 @@ class LitexDevice(Device):
 
     def read(self, offset, length):
         self.check_range(offset, length)
+        if self.owned and length >= BULK_BYTES and (bulk := self.bulk_link()) is not None:
+            first = offset - offset % bulk.grain
+            data = bulk.read(first, -(-(offset + length) // bulk.grain) * bulk.grain - first)
+            return data[offset - first:][:length]
         first, last = offset // 4, -(-(offset + length) // 4)
         words = self.link.read_words(self.window_base + 4 * first, last - first)
         data = b"".join(w.to_bytes(4, "little") for w in words)
         return data[offset - 4 * first:][:length]
 
+    def split(self, offset, length):
+        """(BulkLink, first, last): the part of ``length`` bytes at ``offset`` that goes over the bulk transfer; None: nothing does."""
+        if length < BULK_BYTES or (bulk := self.bulk_link()) is None:
+            return None, 0, 0
+        return bulk, -offset % bulk.grain, length - (offset + length) % bulk.grain
+
+    def bulk_link(self):
+        """The bulk transfer, looked for at the first call; None: there is none, or it does not answer at an address that
+        nobody gave. Raises ConnectionLost or WrongDevice for one that was given."""
+        if self.bulk is None and self.bulk_at is not None:
+            try:
+                bulk = BulkLink(self.bulk_at, self.link.constants["bulk_grain"],
+                                lambda number: self.link.csr_write("bulk_session", number), PROBE_S, self.renew)
+                bulk.probe()
+                bulk.silence_s, self.bulk = SILENCE_S, bulk
+            except (ConnectionLost, WrongDevice):
+                self.bulk_at = None
+                if self.bulk_given:
+                    raise
+        return self.bulk
+
+    def renew(self):
+        """Keep the claim alive during a long transfer."""
+        if time.monotonic() - self.claimed_at > RENEW_S:
+            self.claim()
+
     # --- ownership ---------------------------------------------------------------------------------------------------
 
     def claim(self):
         """Take or renew the ownership; on taking it, end what a former owner left running. Raises DeviceBusy."""
+        self.claimed_at = time.monotonic()
         self.link.csr_write("mailbox_claim", self.nonce)
         owner = self.link.csr_read("mailbox_owner")
         if owner == self.nonce:

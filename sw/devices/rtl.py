@@ -32,6 +32,7 @@ def library(config):
     lib.sim_set.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32]
     lib.sim_get.argtypes, lib.sim_get.restype = [ctypes.c_void_p, ctypes.c_int], ctypes.c_uint32
     lib.sim_run.argtypes, lib.sim_run.restype = [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32], ctypes.c_uint64
+    lib.sim_set_burst.argtypes = [ctypes.c_void_p, ctypes.c_uint64]
     lib.sim_set_dead.argtypes = [ctypes.c_void_p, ctypes.c_int]
     lib.sim_errors.argtypes, lib.sim_errors.restype = [ctypes.c_void_p], ctypes.c_uint64
     return lib
@@ -43,15 +44,17 @@ class RtlDevice(MemoryDevice):
     config, window_size
     stall, seed    probability (0..1) that the DRAM holds back a command, its service or its data in a cycle, and the
                    seed of that; for tests
+    word_cycles    cycles of the DRAM for a word: 2 on the ECPIX-5, more on boards with narrower memories
     ``dram`` is the whole memory as an array (guard, window, guard), ``memory`` the window.
     """
 
-    def __init__(self, config=PRESETS["ecpix5"], window_size=WINDOW_SIZE, stall=0.0, seed=1):
+    def __init__(self, config=PRESETS["ecpix5"], window_size=WINDOW_SIZE, stall=0.0, seed=1, word_cycles=2):
         self.config, self.config_hash, self.window_size = config, config.hash, window_size
         self.dram = np.zeros(window_size + 2 * GUARD_BYTES, np.uint8)
         self.memory = self.dram[GUARD_BYTES:GUARD_BYTES + window_size]
         self.lib = library(config)
         self.sim = self.lib.sim_new(self.dram.ctypes.data, self.dram.size, seed, round(256 * stall))
+        self.lib.sim_set_burst(self.sim, word_cycles)
         self.set("window_base", GUARD_BYTES)
         self.set("window_size", window_size)
 

@@ -7,7 +7,7 @@ from importlib.metadata import version
 import os
 from pathlib import Path
 
-from litediffusion.cores.regs import REGS
+from litediffusion.cores.regs import REGS, VIEWED
 from litediffusion.targets import verilator
 
 HERE = Path(__file__).parent
@@ -26,7 +26,7 @@ def build_dir():
 
 def engine_top(config):
     """(module, ios): the engine with its ports and registers as pins."""
-    from migen import Module, Signal
+    from migen import ClockDomain, Module, Signal
     from litedram.common import LiteDRAMNativePort
     from litediffusion.cores.engine import Engine
 
@@ -35,6 +35,9 @@ def engine_top(config):
              for name, mode in (("fetch", "read"), ("load", "read"), ("store", "write"))}
     top.submodules.engine = engine = Engine(config, *ports.values())
     ios = set()
+    if config.array_clock == 2:
+        top.clock_domains.cd_sys2x = ClockDomain("sys2x", reset_less=True)
+        ios.add(top.cd_sys2x.clk)
 
     def pin(name, signal, output):
         outside = Signal(len(signal), name=name)
@@ -50,7 +53,12 @@ def engine_top(config):
         pin(f"{name}_{kind}", data.data, not reads)
         pin(f"{name}_{kind}_valid", data.valid, not reads)
         pin(f"{name}_{kind}_ready", data.ready, reads)
+    pin("view_select", engine.view_select, False)
+    pin("viewing", engine.viewing, False)
+    pin("view", engine.view, True)
     for r in REGS:
+        if r.name in VIEWED:
+            continue
         # Two names for one thing would collide: the pins carry the registers' names.
         signal = getattr(engine.regs, r.name)
         signal.name_override = f"inner_{r.name}"
@@ -78,8 +86,9 @@ def write_header(folder):
     """Register numbers as X-macros for rtl_main.cpp."""
     lines = ["/* Generated from cores/regs.py. */"]
     for macro, outputs in (("ENGINE_INPUTS", False), ("ENGINE_OUTPUTS", True)):
-        entries = [f"X({i}, {r.name})" for i, r in enumerate(REGS) if (r.access == "ro") == outputs]
+        entries = [f"X({i}, {r.name})" for i, r in enumerate(REGS) if (r.access == "ro") == outputs and r.name not in VIEWED]
         lines.append(f"#define {macro}(X) " + " ".join(entries))
+    lines.append("#define ENGINE_VIEWED(X) " + " ".join(f"X({i}, {VIEWED[r.name]})" for i, r in enumerate(REGS) if r.name in VIEWED))
     (folder / "engine_regs.h").write_text("\n".join(lines) + "\n")
 
 
@@ -109,6 +118,6 @@ def build_library(config):
         if not (library.exists() and stamp.exists() and stamp.read_text() == key):
             write_header(folder / "include")
             verilator.build([write_verilog(config, folder)], [HERE / "rtl_main.cpp"], folder, "engine_sim", shared=True,
-                            flags=FLAGS, include=[folder / "include"])
+                            flags=FLAGS, cflags=["-DENGINE_SYS2X"] * (config.array_clock == 2), include=[folder / "include"])
             stamp.write_text(key)
     return library

@@ -2,9 +2,9 @@
  * The engine alone in Verilator, with a model of the DRAM behind its three native ports, as a library for ctypes.
  *
  * The DRAM model keeps what matters for the engine's speed of LiteDRAM on the ECPIX-5 (DDR3, 16 bit, half rate): one
- * 128-bit word every two cycles shared by the ports, latency, refresh, row misses, read/write turnaround in batches,
- * and eight commands of look-ahead a port. Commands to the same address keep the order in which they were accepted.
- * With a seed, commands, service and data are held back at random as well.
+ * 128-bit word every two cycles (or as sim_set_burst says) shared by the ports, latency, refresh, row misses,
+ * read/write turnaround in batches, and eight commands of look-ahead a port. Commands to the same address keep the
+ * order in which they were accepted. With a seed, commands, service and data are held back at random as well.
  */
 #include <cstdint>
 #include <cstring>
@@ -17,7 +17,6 @@ namespace {
 
 constexpr int PORTS = 3, STORE = 2, DEPTH = 8, RING = 64;
 constexpr int WORD = 16;
-constexpr uint64_t BURST = 2;           /* cycles a word */
 constexpr uint64_t WRITE_LATENCY = 4;   /* service to data */
 constexpr uint64_t READ_LATENCY = 20;   /* data in the model to data at the port */
 constexpr uint64_t TURNAROUND = 10, ROW_MISS = 10, REFRESH_PERIOD = 586, REFRESH_CYCLES = 24;
@@ -44,6 +43,7 @@ struct Sim {
 	uint64_t bytes;
 	uint32_t random_state;      /* 0: no random stalls */
 	uint32_t stall;             /* probability of a stall, of 256 */
+	uint64_t burst = 2;         /* cycles a word */
 	bool dead = false;          /* no command is served any more */
 	uint64_t errors = 0;        /* breaches of the port's protocol, accesses outside the memory */
 	uint64_t time = 0, seq = 0, next = 0, refresh = REFRESH_PERIOD;
@@ -73,12 +73,33 @@ struct Sim {
 		return (random_state & 255) < stall;
 	}
 
-	void clock()
+#ifdef ENGINE_SYS2X
+	/* The domain of twice the frequency: its second edge of a cycle falls on that of the system clock. */
+	void settle() { edge(1, 0); edge(0, 0); }
+	void rise() { edge(1, 1); edge(0, 1); }
+	void edge(int fast, int slow)
+	{
+		top.sys2x_clk = fast;
+		top.sys_clk = slow;
+		top.eval();
+	}
+#else
+	void settle()
 	{
 		top.sys_clk = 0;
 		top.eval();
+	}
+	void rise()
+	{
 		top.sys_clk = 1;
 		top.eval();
+	}
+#endif
+
+	void clock()
+	{
+		settle();
+		rise();
 		time++;
 	}
 
@@ -138,7 +159,7 @@ struct Sim {
 		writing = port == STORE;
 		commands[port].pop();
 		accesses.push({adr, port, time + wait + WRITE_LATENCY});
-		next = time + wait + BURST;
+		next = time + wait + burst;
 	}
 
 	void cycle()
@@ -161,8 +182,7 @@ struct Sim {
 			memcpy(&top.fetch_rdata, data[0].at(0).bytes, WORD);
 		if (read[1])
 			memcpy(&top.load_rdata, data[1].at(0).bytes, WORD);
-		top.sys_clk = 0;
-		top.eval();
+		settle();
 		/* What crosses the ports in this cycle. */
 		if (top.fetch_cmd_valid && ready[0])
 			commands[0].push({top.fetch_cmd_addr, seq++});
@@ -188,11 +208,22 @@ struct Sim {
 				data[a.port].push(d);
 			}
 		}
-		top.sys_clk = 1;
-		top.eval();
+		rise();
 		time++;
 		top.reg_start = 0;
 		top.reg_reset = 0;
+	}
+
+	/* A register that the engine shows one at a time, between two clock edges. */
+	uint32_t view(int place)
+	{
+		top.view_select = place;
+		top.viewing = 1;
+		top.eval();
+		uint32_t value = top.view;
+		top.viewing = 0;
+		top.eval();
+		return value;
 	}
 };
 
@@ -218,13 +249,17 @@ void sim_set(void *sim, int reg, uint32_t value)
 	}
 }
 
-uint32_t sim_get(void *sim, int reg)
+uint32_t sim_get(void *handle, int reg)
 {
-	Vengine_sim &top = static_cast<Sim *>(sim)->top;
+	Sim &sim = *static_cast<Sim *>(handle);
+	Vengine_sim &top = sim.top;
 	switch (reg) {
 #define CASE(number, name) case number: return top.reg_##name;
 		ENGINE_INPUTS(CASE)
 		ENGINE_OUTPUTS(CASE)
+#undef CASE
+#define CASE(number, place) case number: return sim.view(place);
+		ENGINE_VIEWED(CASE)
 #undef CASE
 	}
 	return 0;
@@ -243,6 +278,9 @@ uint64_t sim_run(void *sim, uint64_t cycles, uint32_t mask)
 	}
 	return n;
 }
+
+/* Cycles that the DRAM takes for a word. */
+void sim_set_burst(void *sim, uint64_t cycles) { static_cast<Sim *>(sim)->burst = cycles; }
 
 void sim_set_dead(void *sim, int dead) { static_cast<Sim *>(sim)->dead = dead; }
 
