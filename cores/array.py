@@ -10,13 +10,16 @@ The words of the cycle t become results at t + LATENCY:
 
     cycle   array_clock = 1                     array_clock = 2 (domain sys2x; first half of the bytes, second half)
     t + 1   words (registers at the memory)     words
-    t + 2   operands, weights                   weights; operands  t + 1.5, t + 2  and again half a cycle later
-    t + 3   products                            multiplier's input, pipeline and output registers  t + 2.5 ... t + 4
-    t + 4   sums of two                         sums of two  t + 4, t + 4.5
-    t + 5   tree                                tree  t + 4.5 ... t + 6
-    t + 6   tree                                both halves  t + 6.5
-    t + 7   sums                                sums
-    t + 8   W4 or W8                            W4 or W8
+    t + 2   operands, weights                   weights, and those of a half  t + 2.5, t + 3;  operands  t + 1.5 ... t + 3
+    t + 3   products                            multiplier's input, pipeline and output registers  t + 3 ... t + 4.5
+    t + 4   sums of two                         products, in logic cells  t + 4.5, t + 5
+    t + 5   tree                                sums of two  t + 5, t + 5.5
+    t + 6   tree                                tree  t + 5.5 ... t + 7
+    t + 7   tree                                both halves  t + 7.5
+    t + 8   sums                                sums
+    t + 9   W4 or W8                            W4 or W8
+
+The multipliers lie where the FPGA has them, so nothing but wire is between them and the registers on both sides.
 
 Crossings of the clock domains go from register or memory to register. Into sys2x: at the edge that the clocks share, a
 system cycle after the launch, so sys2x may lead by part of a cycle, but must not lag. Back: half a system cycle.
@@ -28,7 +31,7 @@ from litediffusion.cores.gemm_address import LOW_BITS, STORED_BITS, WEIGHT_BITS,
 from litediffusion.cores.registered_multiplier import RegisteredMultiplier
 from litediffusion.cores.split_sum import PRODUCT_BITS, Part, SplitSum, add_parts
 
-LATENCY = 8             # system cycles from the SPM words to ``low`` and ``high``
+LATENCY = 9             # system cycles from the SPM words to ``low`` and ``high``
 OPERAND_BITS = 9        # a signed or unsigned byte
 FAST = "sys2x"          # clock domain of the multipliers with array_clock = 2: twice the system clock, edges aligned
 
@@ -110,7 +113,7 @@ class DotArray(Module):
         for n, weights in enumerate(active):
             products = [Signal((PRODUCT_BITS, True), name=f"p_{n}_{k}", reset_less=True) for k in range(len(operands))]
             self.sync += If(self.valids[2], *[p.eq(a * w) for p, a, w in zip(products, operands, self.multiplicands(n, weights))])
-            lane = SplitSum(products, self.valids[3:7])
+            lane = SplitSum(products, self.valids[3:8])
             self.submodules += lane
             totals.append(lane.total)
         return totals
@@ -132,8 +135,8 @@ class DotArray(Module):
             half = len(weights) // 2
             self.add_fast_swap(n, first, phase.copy())
             turns = [phase.copy() for _ in range(half // 4)]
-            chosen = [Signal(STORED_BITS, name=f"chosen_{n}_{k}") for k in range(half)]
-            self.comb += [c.eq(Mux(turns[k // 4], weights[half + k], weights[k])) for k, c in enumerate(chosen)]
+            chosen = [Signal(STORED_BITS, name=f"chosen_{n}_{k}", reset_less=True) for k in range(half)]
+            self.sync.sys2x += [c.eq(Mux(turns[k // 4], weights[half + k], weights[k])) for k, c in enumerate(chosen)]
             multipliers = [RegisteredMultiplier(a, w, PRODUCT_BITS, self.config.primitives)
                            for a, w in zip(operands, self.multiplicands(n, chosen))]
             lane = SplitSum([m.p for m in multipliers], [1] * 4)
@@ -148,7 +151,7 @@ class DotArray(Module):
         self.sync.sys2x += [swap.eq(first & ~turn), If(swap, *self.take_tile[n])]
 
     def add_fast_operands(self, phase):
-        """The operands of the half cycle, twice registered on their way to all lanes."""
+        """The operands of the half cycle, three times registered on their way to all lanes."""
         available = bytes_of(self.held)
         half = len(available) // 2
         turn, other, counts, signed = phase.copy(), *[Signal(reset_less=True, name=name) for name in ("other", "counts", "signed")]
@@ -162,10 +165,10 @@ class DotArray(Module):
         ]
         operands = []
         for k, (first, second) in enumerate(zip(available[:half], available[half:])):
-            near, far = [Signal((OPERAND_BITS, True), name=f"{name}_{k}", reset_less=True) for name in ("near", "far")]
+            near, way, far = [Signal((OPERAND_BITS, True), name=f"{name}_{k}", reset_less=True) for name in ("near", "way", "far")]
             byte = Signal(8, name=f"byte_{k}")
             self.comb += byte.eq(Mux(other, second, first))
-            self.sync.sys2x += [near.eq(Cat(byte & Replicate(counts, 8), byte[7] & signed)), far.eq(near)]
+            self.sync.sys2x += [near.eq(Cat(byte & Replicate(counts, 8), byte[7] & signed)), way.eq(near), far.eq(way)]
             operands.append(far)
         return operands
 
@@ -174,12 +177,12 @@ class DotArray(Module):
         first, both = Part(len(half.low), f"first_{n}"), Part(len(half.low) + 1, f"both_{n}")
         total = Part(len(half.low) + 1, f"total_{n}")
         self.sync.sys2x += [*first.assign(half), If(~turn, *both.assign(add_parts(self, first, half, f"halves_{n}")))]
-        self.sync += If(self.valids[6], *total.assign(both))
+        self.sync += If(self.valids[7], *total.assign(both))
         return total
 
     def add_output(self, n, total):
         """W4: the two parts; W8: 2^13 * high + low in both outputs."""
-        w4 = self.w4s[7]
+        w4 = self.w4s[8]
         bits = max(len(total.high), self.out_bits - LOW_BITS)
         high, whole = Signal(bits + 1, name=f"joined_{n}"), Signal(self.out_bits, name=f"whole_{n}")
         upper = Signal((bits, True), name=f"upper_{n}")
@@ -190,5 +193,5 @@ class DotArray(Module):
         ]
         signed_high = Signal((bits, True), name=f"high_part_{n}")
         self.comb += signed_high.eq(high[1:])
-        self.sync += If(self.valids[7],
+        self.sync += If(self.valids[8],
             If(w4, self.low[n].eq(total.low), self.high[n].eq(signed_high)).Else(self.low[n].eq(whole), self.high[n].eq(whole)))

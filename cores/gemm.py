@@ -5,7 +5,7 @@
 
 Throughput: one pixel a cycle: one activation word (k_lanes x n_lanes int8 MACs, twice that at W4), or with gemm_words = 2
 the words of two channel blocks where ``xk`` is odd. A step (one tile, or those of two blocks) of P output pixels takes
-max(P, n_lanes * tiles) cycles, and consecutive steps and descriptors follow without a gap. Latency: about 24 cycles
+max(P, n_lanes * tiles) cycles, and consecutive steps and descriptors follow without a gap. Latency: about 25 cycles
 from an idle unit's descriptor to its first accumulator. The unit never stalls once a word is on its way.
 """
 
@@ -35,7 +35,7 @@ class Gemm(Module):
         address is outside its memory. Words before it are written, it and later ones are not. Then the unit is
         idle and takes nothing until ``halt``.
     halt : drop all work; nothing is written and no ``done`` comes from the next cycle on. A descriptor is taken
-        again when the pipeline has drained (13 cycles).
+        again when the pipeline has drained (14 cycles).
     active : work in flight. stall : active, but the array has no word in this cycle.
     mac_words, mac_w4 : activation words that the array takes in this cycle, and their weights are int4.
     """

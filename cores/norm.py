@@ -6,7 +6,7 @@
 Channels are done one after the other: source read, m and o written. So p = pd and overlaps behave as in the golden model,
 and lanes past the last channel keep the destination's old content.
 
-Cycles: 9 a descriptor, 57 + gsize a group, 3 a record (8 if p != pd) and 3 + 7 * channels for each group in it; 66 a row.
+Cycles: 9 a descriptor, 57 + gsize a group, 3 a record (4 if p != pd) and 3 + 7 * channels for each group in it; 66 a row.
 A mean beyond 2^17 / 2^8 takes two cycles a channel more, eps_s above 31 twelve a group.
 """
 
@@ -22,9 +22,6 @@ from litediffusion.cores.param import STROBE_BITS
 from litediffusion.cores.ports import DescriptorSink, MemoryPort, descriptor_fields
 from litediffusion.cores.row import RowPort, StatPort
 from litediffusion.cores.scalar import ADD, B_BITS, LIMB_BITS, START, UP
-
-CHUNK_BITS = 32         # of what is written at a time
-CHUNKS = 4              # in the record's scalars
 
 
 class Norm(LiteXModule):
@@ -95,7 +92,7 @@ class Norm(LiteXModule):
         self.scalars = port.scalars(self.config.n_lanes)
         full = Replicate(self.invert & self.top, B_BITS - LIMB_BITS)
         self.comb += [
-            port.active.eq(self.active), port.mult_lane.eq(self.mult_lane), port.offset_lane.eq(self.lane),
+            port.mult_lane.eq(self.mult_lane), port.offset_lane.eq(self.lane),
             port.b.eq(self.digit ^ Cat(Replicate(self.invert, LIMB_BITS), full)),
         ]
 
@@ -111,12 +108,12 @@ class Norm(LiteXModule):
         self.comb += end.eq(port.acc)
         fsm.act("IDLE",
             self.sink.ready.eq(~self.halt),
-            NextValue(self.desc, self.sink.desc),
+            NextValue(self.desc, self.sink.desc), NextValue(self.lane, 0), NextValue(self.mult_lane, 0),
             If(self.sink.valid, NextState("COUNT")),
         )
         fsm.act("COUNT",
             NextValue(self.p, d.p), NextValue(self.pd, d.pd), NextValue(self.groups_left, d.ngroups),
-            NextValue(self.group_left, 0), NextValue(self.lane, 0),
+            NextValue(self.group_left, 0),
             If(d.rows, NextValue(self.index, d.row)).Else(NextValue(self.index, Cat(C(0, lanes), d.stat_rec))),
             *self.multiply(START, d.ngroups, Mux(d.rows, 1, d.gsize)),
             NextState("ADD_FIRST"),
@@ -136,38 +133,26 @@ class Norm(LiteXModule):
     def add_record(self):
         """Read the record, copy its scalars if the destination is another one."""
         fsm, c, d, s = self.fsm, self.config, self.d, self.scalars
-        self.chunk, self.chunk_number = Signal(CHUNK_BITS, reset_less=True), Signal(log2_int(CHUNKS), reset_less=True)
         self.shifts = [Signal(6, name=f"shift_{k}", reset_less=True) for k in ("m", "o")]
-        self.eps_s = Signal(8)
         self.copying = Signal()
-        sum_shift, next_chunk = Signal(9), Signal()
-        scalars = Cat(*s.values())
-        self.comb += [sum_shift.eq(s["shift"] + MEAN_SHIFT), self.eps_s.eq(s["eps_s"])]
-        self.sync += If(next_chunk,
-            self.chunk_number.eq(self.chunk_number + 1),
-            Case(self.chunk_number, {i: self.chunk.eq(scalars[i * CHUNK_BITS:(i + 1) * CHUNK_BITS]) for i in range(CHUNKS)}),
-        )
+        sum_shift = Signal(9)
+        self.comb += sum_shift.eq(s["shift"] + MEAN_SHIFT)
+        self.sync += If(fsm.ongoing("TAKE"), clamp_shift(self.shifts[0], s["gshift"]), clamp_shift(self.shifts[1], sum_shift))
         fsm.act("READ",
-            NextValue(self.chunk_number, 0), NextValue(self.mult_lane, 0),
+            NextValue(self.mult_lane, 0),
             If(outside(self.p, c.param_words) | (~d.rows & outside(self.pd, c.param_words)), NextState("FAIL")
             ).Else(NextState("TAKE")),
         )
         begin = If(self.group_left == 0, NextState("GROUP")).Else(NextState("RUN"))
-        fsm.act("TAKE",
-            next_chunk.eq(1),
-            If(d.rows, NextState("ROW")).Elif(self.p != self.pd, NextState("COPY")).Else(begin),
-        )
-        self.sync += If(fsm.ongoing("TAKE"), clamp_shift(self.shifts[0], s["gshift"]), clamp_shift(self.shifts[1], sum_shift))
-        fsm.act("COPY",
-            self.copying.eq(1), next_chunk.eq(self.param_wr.ready),
-            If(self.param_wr.ready & (self.chunk_number == 0), begin),
-        )
+        fsm.act("TAKE", If(d.rows, NextState("ROW")).Elif(self.p != self.pd, NextState("COPY")).Else(begin))
+        fsm.act("COPY", self.copying.eq(1), If(self.param_wr.ready, begin))
 
     def add_group(self):
         """Sums of a group or a row, then r and the mean."""
         fsm, d = self.fsm, self.d
         self.sums = sums = Sums(self.config, self.stat, self.row, self.index)
-        self.group = group = ResetInserter()(Group(self.port, d.count, sums.total, sums.squares, self.scalars["eps_m"], self.eps_s))
+        self.group = group = ResetInserter()(Group(self.port, d.count, sums.total, sums.squares, self.scalars["eps_m"], self.scalars["eps_s"],
+                                                         2 if self.config.post_lanes == self.config.n_lanes else 1))
         self.comb += group.reset.eq(self.halt)
         fsm.act("GROUP", sums.clear.eq(1), NextValue(self.group_left, d.gsize), NextState("SCAN"))
         fsm.act("SCAN",
@@ -247,21 +232,19 @@ class Norm(LiteXModule):
         )
 
     def add_writes(self):
-        """m, o or a chunk of the scalars to their place in the record; m and o of a row to the row memory."""
-        wr, rows, bits = self.param_wr, self.d.rows, self.config.word_bits
-        result, chunk = Cat(*self.window.result), Signal(CHUNK_BITS)
-        quarter, place = Signal(log2_int(self.quarters)), Signal(2)
-        m_we, chunk_we = Signal(len(wr.we)), Signal(len(wr.we))
+        """m, o or the scalars to their place in the record; m and o of a row to the row memory."""
+        wr, rows, copies = self.param_wr, self.d.rows, self.config.word_bits // (2 * WINDOW_BITS)
+        result, scalars, word = Cat(*self.window.result), Cat(*self.scalars.values()), log2_int(self.quarters)
+        quarter, m_we, o_we = Signal(word), Signal(len(wr.we)), Signal(len(wr.we))
         self.comb += [
-            chunk.eq(Mux(self.copying, self.chunk, result)),
             wr.valid.eq((self.m_ready | self.o_ready | self.copying) & ~rows & ~self.halt),
             self.stall.eq(wr.valid & ~wr.ready),
-            # Word 0 holds m, words 1 and 2 hold o, word 3 the scalars. The chunk at hand is the one before chunk_number.
+            # Word 0 holds m, words 1 and 2 hold o, word 3 the scalars; both halves of the result are m when it is m.
             If(self.m_ready, quarter.eq(0)).Elif(self.copying, quarter.eq(3)).Else(quarter.eq(1 + self.lane[-1])),
-            wr.adr.eq(Cat(quarter, self.pd)), wr.dat_w.eq(Replicate(chunk, bits // CHUNK_BITS)),
-            place.eq(Mux(self.copying, self.chunk_number - 1, self.lane)),
-            m_we.eq(1 << self.lane), chunk_we.eq(3 << Cat(C(0, 1), place)),
-            wr.we.eq(Mux(self.m_ready, m_we, chunk_we)),
+            wr.adr.eq(Cat(quarter, self.pd)),
+            wr.dat_w.eq(Mux(self.copying, scalars, Replicate(result, copies))),
+            m_we.eq(1 << self.lane), o_we.eq(3 << Cat(C(0, 1), self.lane[:2])),
+            wr.we.eq(Mux(self.m_ready, m_we, o_we) | Replicate(self.copying, len(wr.we))),
             self.row.w_m.eq(self.window.result[0]), self.row.w_o.eq(result),
             self.row.we_me.eq(self.m_ready & rows & ~self.halt), self.row.we_o.eq(self.o_ready & rows & ~self.halt),
         ]

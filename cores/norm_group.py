@@ -47,7 +47,9 @@ class Sums(LiteXModule):
 
 
 class Group(LiteXModule):
-    """r = min(2^24 - 1, (N << 24) // max(1, isqrt(D << 8))) and mean = floor(S * 2^8 / N); about 50 cycles.
+    """r = min(2^24 - 1, (N << 24) // max(1, isqrt(D << 8))) and mean = floor(S * 2^8 / N).
+
+    51 cycles with two ``digits`` of root and quotient a cycle, 80 with one.
 
     D = clamp(N*Q - S^2 + (eps_m << eps_s)) by digits of 16 bits, the highest one first: its products at each level are
         N * digit of Q,  S * digit of ~S,  2^k * high and low half of eps_m     (eps_s = 16 j + k), and S once at the end
@@ -66,7 +68,7 @@ class Group(LiteXModule):
     r, quotient, negative : out. The mean is quotient, or ~quotient if ``negative``
     """
 
-    def __init__(self, port, count, total, squares, eps_m, eps_s):
+    def __init__(self, port, count, total, squares, eps_m, eps_s, digits):
         self.start, self.done = Signal(), Signal()
         self.valid, self.mode, self.invert, self.top = Signal(), Signal(2), Signal(), Signal()
         self.a, self.b = Signal((A_BITS, True)), Signal(B_BITS)
@@ -78,7 +80,7 @@ class Group(LiteXModule):
         self.port, self.count, self.total = port, count, total
         self.mean = mean = Divider(MEAN_BITS, len(count))
         self.quotient = mean.quotient
-        self.root = root = RootDivider()
+        self.root = root = RootDivider(digits)
         self.too_large = Signal(reset_less=True)
         self.comb += [
             self.negative.eq(total[-1]),

@@ -1,4 +1,4 @@
-"""A signed multiplier with three register stages, as ordinary logic or as an FPGA's primitive."""
+"""A signed multiplier with four register stages, as ordinary logic or as an FPGA's primitive."""
 
 from migen import *
 
@@ -6,7 +6,9 @@ ECP5_BITS = 18
 
 
 class RegisteredMultiplier(Module):
-    """p = a * b three cycles later; registers at the inputs, between, and at the output.
+    """p = a * b four cycles later; registers at the inputs, between, at the output, and in logic cells.
+
+    The last ones are half way between the multiplier, which has its place in the FPGA, and the logic that uses ``p``.
 
     a, b : signed signals of at most 18 bits; bits : those of the product that are used
     primitives : "ecp5": a MULT18X18D with its registers (Yosys infers the multiplier without them)
@@ -17,18 +19,20 @@ class RegisteredMultiplier(Module):
 
         # # #
 
+        out = Signal((bits, True), reset_less=True)
+        self.sync += self.p.eq(out)
         if primitives == "ecp5":
-            self.add_mult18x18d(a, b)
+            self.add_mult18x18d(a, b, out)
             return
         a_in, b_in = Signal((len(a), True), reset_less=True), Signal((len(b), True), reset_less=True)
         product = Signal((bits, True), reset_less=True)
-        self.sync += [a_in.eq(a), b_in.eq(b), product.eq(a_in * b_in), self.p.eq(product)]
+        self.sync += [a_in.eq(a), b_in.eq(b), product.eq(a_in * b_in), out.eq(product)]
 
-    def add_mult18x18d(self, a, b):
+    def add_mult18x18d(self, a, b, out):
         """All registers on CLK0, never reset. Its ports are unsigned wires: Yosys elaborates a module twice, the second
         time too late, where single bits of signed ones go to a primitive's ports."""
         bits_a, bits_b, bits_p = [Signal(bits) for bits in (ECP5_BITS, ECP5_BITS, 2 * ECP5_BITS)]
-        self.comb += [bits_a.eq(a), bits_b.eq(b), self.p.eq(bits_p)]
+        self.comb += [bits_a.eq(a), bits_b.eq(b), out.eq(bits_p)]
         registers = {f"p_REG_{stage}_{kind}": f"{kind}0" for stage in ("INPUTA", "INPUTB", "PIPELINE", "OUTPUT")
                      for kind in ("CLK", "CE", "RST")}
         ports = [(f"{direction}_{name}{i}", signal[i]) for direction, name, signal in

@@ -145,16 +145,16 @@ class Sampler(LiteXModule):
         ]
 
     def add_products(self):
-        """Products go to the port a cycle after their state, together with the coefficient selected in it."""
+        """Products go to the port a cycle after their state, together with the coefficient that was in ``coef``."""
         port = self.port
-        self.issue, self.by_coef, self.coef = Signal(), Signal(), Signal(max=len(COEF))
+        self.issue, self.by_coef, self.coef = Signal(), Signal(), Signal(max=len(COEF), reset_less=True)
         self.mode, self.a, self.b = Signal(2), Signal((A_BITS, True)), Signal((B_BITS, True))
         self.settled = Signal()
         issued = Signal()
         self.limited = Signal((STATE_BITS, True))
         shifted = Signal((len(port.acc) - COEF_FRACTION, True))
         self.comb += [
-            port.active.eq(self.active), port.valid.eq(issued), port.offset_lane.eq(self.coef),
+            port.valid.eq(issued), port.offset_lane.eq(self.coef),
             self.settled.eq(~issued & ~port.busy),
             shifted.eq(port.acc >> COEF_FRACTION), saturate(self.limited, shifted, STATE_BITS),
         ]
@@ -164,10 +164,13 @@ class Sampler(LiteXModule):
         ]
         self.comb += port.a.eq(a)
 
-    def multiply(self, mode, a, b):
-        """Statements that issue a product; ``a`` is the name of a coefficient or an expression."""
-        by_name = [self.by_coef.eq(1), self.coef.eq(COEF[a])] if isinstance(a, str) else [self.a.eq(a)]
-        return [self.issue.eq(1), self.mode.eq(mode), self.b.eq(b), *by_name]
+    def multiply(self, mode, b, a=None):
+        """Statements that issue a product; without ``a`` it is the selected coefficient."""
+        return [self.issue.eq(1), self.mode.eq(mode), self.b.eq(b), self.by_coef.eq(1) if a is None else self.a.eq(a)]
+
+    def select(self, name):
+        """Statement: the coefficient of the states that follow."""
+        return NextValue(self.coef, COEF[name])
 
     def add_noise(self):
         """Noise of the lane at hand, drawn as soon as the lane is begun."""
@@ -188,13 +191,13 @@ class Sampler(LiteXModule):
         self.comb += self.noise.sink.valid.eq(self.noisy & ~fsm.ongoing("RESULT"))
         fsm.act("IDLE",
             self.sink.ready.eq(~self.halt),
-            NextValue(self.desc, self.sink.desc), NextValue(number, 0), NextValue(self.noisy, 0),
+            NextValue(self.desc, self.sink.desc), NextValue(number, 0), NextValue(self.noisy, 0), NextValue(self.coef, 0),
             If(self.sink.valid, NextState("COUNT")),
         )
         fsm.act("COUNT", NextValue(self.word, d.n), NextState("CHECK"))
-        # d and sigma are selected in checks 3 and 4 and there in checks 4 and 5; the region's end is base + n.
+        # d and sigma are selected in checks 2 and 3 and there in checks 4 and 5; the region's end is base + n.
         fsm.act("CHECK",
-            self.source.eq(number), self.coef.eq(number + COEF["d"] - 3), NextValue(number, number + 1),
+            self.source.eq(number), NextValue(self.coef, number + COEF["d"] - 2), NextValue(number, number + 1),
             If(number == 4, NextValue(self.use["m"], port.offset != 0)),
             If(number == 5,
                 NextValue(self.noisy, port.offset != 0), NextValue(self.use["u"], self.guidance != 1 << GUIDANCE_FRACTION),
@@ -221,13 +224,13 @@ class Sampler(LiteXModule):
         self.comb += [scaled.eq(value << COEF_FRACTION - GUIDANCE_FRACTION), inverse.eq(~scaled)]
         fsm.act("LANE", If(self.use["u"], NextState("READ_U")).Else(NextState("READ_E")))
         self.read_source("READ_U", "u", "MINUS_U")
-        fsm.act("MINUS_U", *self.multiply(START_HALF, w, inverse), NextState("MINUS_1"))      # -4u = ~4u + 1
-        fsm.act("MINUS_1", *self.multiply(ADD, w, 1), NextState("PLUS_U"))
-        fsm.act("PLUS_U", *self.multiply(ADD, ONE, value), NextState("READ_E"))
+        fsm.act("MINUS_U", *self.multiply(START_HALF, inverse, w), NextState("MINUS_1"))      # -4u = ~4u + 1
+        fsm.act("MINUS_1", *self.multiply(ADD, 1, w), NextState("PLUS_U"))
+        fsm.act("PLUS_U", *self.multiply(ADD, value, ONE), NextState("READ_E"))
         self.read_source("READ_E", "e", "PLUS_E")
-        fsm.act("PLUS_E", *self.multiply(Mux(self.use["u"], ADD, START_HALF), w, scaled), NextState("READ_X"))
+        fsm.act("PLUS_E", *self.multiply(Mux(self.use["u"], ADD, START_HALF), scaled, w), NextState("READ_X"))
         self.read_source("READ_X", "x", "EPS")
-        fsm.act("EPS", If(self.settled, NextValue(self.eps, self.limited), NextState("H_EPS")))
+        fsm.act("EPS", If(self.settled, NextValue(self.eps, self.limited), self.select("c2"), NextState("H_EPS")))
 
     def add_prediction(self):
         """h = clip(rshift(c1*x + c2*eps, 14)), states H_EPS to CLIPPED; ``prediction`` is its limited form."""
@@ -236,22 +239,16 @@ class Sampler(LiteXModule):
         self.prediction = Signal((STATE_BITS, True), reset_less=True)
         beyond = Signal()
         take = [NextValue(self.h, acc[COEF_FRACTION:COEF_FRACTION + A_BITS]), NextValue(self.prediction, self.limited)]
-        fsm.act("H_EPS", *self.multiply(START_HALF, "c2", self.eps), NextState("H_X"))
-        fsm.act("H_X", *self.multiply(ADD, "c1", self.value), NextState("H"))
-        fsm.act("H",
-            self.coef.eq(COEF["clip"]),
-            If(self.settled, *take, NextValue(negative, acc[-1]), NextState("LIMIT")),
-        )
-        fsm.act("LIMIT", *self.multiply(ADD, "clip", Mux(negative, ONE, MINUS_ONE)), NextState("COMPARE"))
+        fsm.act("H_EPS", *self.multiply(START_HALF, self.eps), self.select("c1"), NextState("H_X"))
+        fsm.act("H_X", *self.multiply(ADD, self.value), self.select("clip"), NextState("H"))
+        fsm.act("H", If(self.settled, *take, NextValue(negative, acc[-1]), NextState("LIMIT")))
+        fsm.act("LIMIT", *self.multiply(ADD, Mux(negative, ONE, MINUS_ONE)), NextState("COMPARE"))
         # A negative clip wins over everything, as in numpy.clip.
         self.comb += beyond.eq(clip[-1] | Mux(negative, acc[-1], ~acc[-1] & (acc[COEF_FRACTION:] != 0)))
-        drawn = If(self.noisy, NextState("NOISE")).Else(NextState("A_HIGH"))
-        fsm.act("COMPARE",
-            self.coef.eq(COEF["clip"]),
-            If(self.settled, If(beyond, NextState("CLIP")).Else(drawn)),
-        )
-        fsm.act("CLIP", *self.multiply(START, "clip", Mux(negative & ~clip[-1], -ONE, ONE)), NextState("CLIPPED"))
-        fsm.act("CLIPPED", If(self.settled, *take, drawn))
+        drawn = [self.select("a"), If(self.noisy, NextState("NOISE")).Else(NextState("A_HIGH"))]
+        fsm.act("COMPARE", If(self.settled, If(beyond, NextState("CLIP")).Else(*drawn)))
+        fsm.act("CLIP", *self.multiply(START, Mux(negative & ~clip[-1], MINUS_ONE, ONE)), NextState("CLIPPED"))
+        fsm.act("CLIPPED", If(self.settled, *take, *drawn))
 
     def add_state(self):
         """z, then x' = sat16(rshift(a*h + c*x + b*eps + d*m + sigma*z, 14)), states NOISE to RESULT."""
@@ -261,20 +258,20 @@ class Sampler(LiteXModule):
         fraction = Signal(B_BITS)
         self.comb += [high.eq(self.h[LIMB_BITS:]), fraction.eq(Cat(C(0, 6), noise.fraction)),
                       flipped.eq(z ^ Replicate(noise.negative, STATE_BITS))]
-        fsm.act("NOISE", If(noise.valid, *self.multiply(START_HALF, noise.value, ONE), NextState("SLOPE")))
-        fsm.act("SLOPE", *self.multiply(ADD, noise.slope, -fraction), NextState("Z"))
+        fsm.act("NOISE", If(noise.valid, *self.multiply(START_HALF, ONE, noise.value), NextState("SLOPE")))
+        fsm.act("SLOPE", *self.multiply(ADD, -fraction, noise.slope), NextState("Z"))
         fsm.act("Z", If(self.settled, NextValue(z, self.limited), NextState("A_HIGH")))
-        fsm.act("A_HIGH", *self.multiply(START, "a", high), NextState("A_LOW"))
-        fsm.act("A_LOW", *self.multiply(UP, "a", self.h[:LIMB_BITS]), NextState("HALF"))
-        fsm.act("HALF", *self.multiply(ADD, ONE // 2, 1), NextState("C_X"))
-        fsm.act("C_X", *self.multiply(ADD, "c", self.value), NextState("B_EPS"))
-        sigma = If(self.noisy, NextState("SIGMA_Z")).Else(NextState("RESULT"))
-        fsm.act("B_EPS", *self.multiply(ADD, "b", self.eps), If(self.use["m"], NextState("READ_M")).Else(sigma))
+        fsm.act("A_HIGH", *self.multiply(START, high), NextState("A_LOW"))
+        fsm.act("A_LOW", *self.multiply(UP, self.h[:LIMB_BITS]), NextState("HALF"))
+        fsm.act("HALF", *self.multiply(ADD, 1, ONE // 2), self.select("c"), NextState("C_X"))
+        fsm.act("C_X", *self.multiply(ADD, self.value), self.select("b"), NextState("B_EPS"))
+        sigma = [self.select("sigma"), If(self.noisy, NextState("SIGMA_Z")).Else(NextState("RESULT"))]
+        fsm.act("B_EPS", *self.multiply(ADD, self.eps), If(self.use["m"], self.select("d"), NextState("READ_M")).Else(*sigma))
         self.read_source("READ_M", "m", "D_M")
-        fsm.act("D_M", *self.multiply(ADD, "d", self.value), sigma)
+        fsm.act("D_M", *self.multiply(ADD, self.value), *sigma)
         # -z = ~z + 1
-        fsm.act("SIGMA_Z", *self.multiply(ADD, "sigma", flipped), NextState("SIGMA_1"))
-        fsm.act("SIGMA_1", *self.multiply(ADD, "sigma", noise.negative), noise.ready.eq(1), NextState("RESULT"))
+        fsm.act("SIGMA_Z", *self.multiply(ADD, flipped), NextState("SIGMA_1"))
+        fsm.act("SIGMA_1", *self.multiply(ADD, noise.negative), noise.ready.eq(1), NextState("RESULT"))
         self.comb += [results.state.eq(self.limited), results.prediction.eq(self.prediction), results.last.eq(self.lane == 0)]
         fsm.act("RESULT",
             If(self.settled & results.idle,

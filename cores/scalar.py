@@ -2,9 +2,12 @@
 
     acc = start + a * b         32 x 18 bits signed, 65-bit sums, start: acc, acc * 2^16, 0 or 2^13
 
-Units of one queue: at most one is ``active``. Operand, product and accumulator registers: a product issued in cycle t
+Units of one queue: at most one is at work. Operand, product and accumulator registers: a product issued in cycle t
 is in ``acc`` from cycle t + 3 on, one product a cycle, no stalls. Two 18 x 18 multipliers.
 """
+
+from functools import reduce
+from operator import or_
 
 from migen import *
 
@@ -25,7 +28,8 @@ ADD, UP, START, START_HALF = range(4)       # p is added to acc, acc << LIMB_BIT
 class ScalarPort(Record):
     """A client's side.
 
-    active : the unit is the one at work: its fields are selected
+    What goes to the unit must be 0 unless the client is at work.
+
     valid, mode, a, b : issue a product; with ``by_offset`` its a is ``offset``
     mult_lane, offset_lane : lanes of the record that are shown a cycle later as ``mult`` and ``offset``
     record : parameter record as read; its data stay while the address does
@@ -35,7 +39,7 @@ class ScalarPort(Record):
     def __init__(self, name=None):
         mult, offset = ((f"{f.name}", (f.bits, True), DIR_S_TO_M) for f in isa.PARAM_LANES)
         Record.__init__(self, [
-            ("active", 1, DIR_M_TO_S), ("valid", 1, DIR_M_TO_S), ("mode", 2, DIR_M_TO_S), ("by_offset", 1, DIR_M_TO_S),
+            ("valid", 1, DIR_M_TO_S), ("mode", 2, DIR_M_TO_S), ("by_offset", 1, DIR_M_TO_S),
             ("a", (A_BITS, True), DIR_M_TO_S), ("b", (B_BITS, True), DIR_M_TO_S),
             ("mult_lane", 3, DIR_M_TO_S), ("offset_lane", 3, DIR_M_TO_S),
             ("record", 8 * isa.PARAM_BYTES, DIR_S_TO_M), mult, offset,
@@ -68,9 +72,10 @@ class ScalarUnit(LiteXModule):
     def do_finalize(self):
         port = ScalarPort("scalar")
         names = {kind: [f[0] for f in port.layout if f[2] == kind] for kind in (DIR_M_TO_S, DIR_S_TO_M)}
+        for name in names[DIR_M_TO_S]:
+            self.comb += getattr(port, name).eq(reduce(or_, [getattr(client, name) for client in self.ports]))
         for client in self.ports:
-            self.comb += [If(client.active, *[getattr(port, n).eq(getattr(client, n)) for n in names[DIR_M_TO_S]]),
-                          *[getattr(client, n).eq(getattr(port, n)) for n in names[DIR_S_TO_M]]]
+            self.comb += [getattr(client, name).eq(getattr(port, name)) for name in names[DIR_S_TO_M]]
         self.comb += port.record.eq(self.record)
         self.add_lanes(port)
         self.add_sum(port)

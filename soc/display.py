@@ -63,7 +63,7 @@ class Display(LiteXModule):
     def _add_fetch(self, port, memory, base, words, height, request, first):
         """At each change of ``request`` one line from the DRAM into the half of the memory that its number says."""
         self.reader = reader = LiteDRAMDMAReader(port, fifo_depth=READS_IN_FLIGHT)
-        write = memory.get_port(write_capable=True)
+        write = memory.get_port(write_capable=True, mode=NO_CHANGE)
         self.specials += write
         asked, answered, is_first, wanted = Signal(), Signal(), Signal(), Signal()
         line, address = Signal(max=height), Signal(port.address_width, reset=base)
@@ -112,7 +112,8 @@ class Scan(LiteXModule):
         ]
         per_word = word_bits // 16
         select_bits = log2_int(per_word)
-        self.read = read = memory.get_port()
+        # A line is read after it was written, so the port need not show what is written: block RAM with two clocks cannot.
+        self.read = read = memory.get_port(mode=READ_FIRST)
         self.specials += read
         x = h[1:]
         self.comb += read.adr.eq(Cat(x[select_bits:select_bits + len(read.adr) - 1], v[1]))

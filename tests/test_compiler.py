@@ -222,7 +222,7 @@ def test_constants_that_do_not_fit_name_the_layer():
 
 def test_tensors_that_do_not_fit_name_the_layer(config):
     weight = np.zeros((512, 16, 1, 1))
-    with pytest.raises(CompileError, match="layer y: needs 8192 words"):
+    with pytest.raises(CompileError, match="layer y: needs 8224 words"):
         compile_layer(config, weight, None, (16, 16, 16))
 
 

@@ -294,7 +294,7 @@ def test_utilisation(bench, w4):
     r, done = bench.run([d, {**d, "accumulate": 1}, d, {**d, "accumulate": 1}])
     per_descriptor = 2 * 36 * 256
     assert [b - a for a, b in zip(done, done[1:])] == [per_descriptor] * 3
-    assert done[0] - per_descriptor <= 24 and r.words == 4 * per_descriptor
+    assert done[0] - per_descriptor <= 25 and r.words == 4 * per_descriptor
     assert r.stalls <= 32
 
 

@@ -232,7 +232,7 @@ def test_halt():
         yield
         yield
         yield sampler.sink.valid.eq(0)
-        for _ in range(1000):
+        for _ in range(3000):
             yield
             if (yield sampler.done):
                 return

@@ -111,7 +111,7 @@ def locked(path):
 
 def build_library(config):
     """Path of the shared library of this configuration; builds it if its sources have changed (about 30 s)."""
-    folder = build_dir() / f"{config.name}_{config.hash:08x}"
+    folder = build_dir() / f"{config.name}_{hashlib.sha256(repr(config).encode()).hexdigest()[:8]}"
     (folder / "include").mkdir(parents=True, exist_ok=True)
     library, stamp, key = folder / "libVengine_sim.so", folder / "sources.key", sources_key(config)
     with locked(folder / ".sources.lock"):
