@@ -53,12 +53,14 @@ class Display(LiteXModule):
 
         words = 2 * width // word_bytes
         index_bits = bits_for(words - 1)
-        self.memory = memory = Memory(port.data_width, 2 << index_bits)
+        # Not an attribute: LiteX would map it into the CSRs, through a third port that block RAM does not have.
+        memory = Memory(port.data_width, 2 << index_bits)
+        self.specials += memory
         request, first = Signal(), Signal()          # in the pixels' domain: a change asks for a line; is it line 0?
         self._add_fetch(port, memory, base // word_bytes, words, height, request, first)
         video = ClockDomainsRenamer(clock_domain)(Scan(memory, port.data_width, timing, request, first, self.source))
         self.scan = video
-        self.specials += memory, MultiReg(self.lines, video.lines, clock_domain)
+        self.specials += MultiReg(self.lines, video.lines, clock_domain)
 
     def _add_fetch(self, port, memory, base, words, height, request, first):
         """At each change of ``request`` one line from the DRAM into the half of the memory that its number says."""
