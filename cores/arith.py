@@ -78,7 +78,7 @@ def vector(bits, count, name):
 
 
 def choose(index, values):
-    """Expression: values[index] as a tree of multiplexers of two; Yosys makes twice the cells of a Case. Any value past the last."""
+    """Expression: values[index] as a tree of multiplexers of two (Yosys makes more cells of a Case); any value past the last."""
     values, bits = list(values), [index[i] for i in range(len(index))]
     for bit in bits:
         if len(values) > 1:

@@ -6,8 +6,9 @@
 Channels are done one after the other: source read, m and o written. So p = pd and overlaps behave as in the golden model,
 and lanes past the last channel keep the destination's old content.
 
-Cycles: 9 a descriptor, 57 + gsize a group, 3 a record (4 if p != pd) and 3 + 7 * channels for each group in it; 66 a row.
-A mean beyond 2^17 / 2^8 takes two cycles a channel more, eps_s above 31 twelve a group.
+Cycles: 9 a descriptor, 57 + gsize a group, 3 a record (4 if p != pd) and 4 + 8 * channels for each group in it; 68 a row.
+A group or row takes 29 more in an engine whose POST has fewer than n_lanes. A mean beyond 2^17 / 2^8 takes two cycles a
+channel more, eps_s above 31 twelve a group.
 """
 
 from migen import *
@@ -86,7 +87,7 @@ class Norm(LiteXModule):
         ]
 
     def add_products(self):
-        """The port of the arithmetic unit: ``digit``, complemented with ``invert``, its sign included if it is the ``top`` one."""
+        """Products for the port: ``digit``, complemented with ``invert``, its sign included if it is the ``top`` one."""
         port = self.port
         self.digit, self.invert, self.top = Signal(B_BITS), Signal(), Signal()
         self.scalars = port.scalars(self.config.n_lanes)
@@ -104,7 +105,8 @@ class Norm(LiteXModule):
         """Accept; check the end of the rows or of the statistics, in channels; the ends of a descriptor."""
         fsm, c, d, port = self.fsm, self.config, self.d, self.port
         lanes = log2_int(c.n_lanes)
-        end, beyond = Signal(26), lambda words: outside(end, words) & ((end[log2_int(words) + 1:] != 0) | (end[:log2_int(words)] != 0))
+        end, log = Signal(26), log2_int
+        beyond = lambda words: outside(end, words) & ((end[log(words) + 1:] != 0) | (end[:log(words)] != 0))
         self.comb += end.eq(port.acc)
         fsm.act("IDLE",
             self.sink.ready.eq(~self.halt),
@@ -151,8 +153,9 @@ class Norm(LiteXModule):
         """Sums of a group or a row, then r and the mean."""
         fsm, d = self.fsm, self.d
         self.sums = sums = Sums(self.config, self.stat, self.row, self.index)
-        self.group = group = ResetInserter()(Group(self.port, d.count, sums.total, sums.squares, self.scalars["eps_m"], self.scalars["eps_s"],
-                                                         2 if self.config.post_lanes == self.config.n_lanes else 1))
+        digits = 2 if self.config.post_lanes == self.config.n_lanes else 1      # an engine with a narrow POST saves here too
+        self.group = group = ResetInserter()(Group(
+            self.port, d.count, sums.total, sums.squares, self.scalars["eps_m"], self.scalars["eps_s"], digits))
         self.comb += group.reset.eq(self.halt)
         fsm.act("GROUP", sums.clear.eq(1), NextValue(self.group_left, d.gsize), NextState("SCAN"))
         fsm.act("SCAN",
@@ -170,7 +173,7 @@ class Norm(LiteXModule):
         )
 
     def add_channel(self):
-        """m and o of a channel, the next one's first product while o is made: seven cycles in a loop."""
+        """m and o of a channel, the next one's first product while o is made: eight cycles in a loop."""
         fsm, d, port, group, wr = self.fsm, self.d, self.port, self.group, self.param_wr
         self.window = window = Window(port.acc)
         self.m_ready, self.o_ready, self.taken = Signal(), Signal(), Signal()
@@ -185,13 +188,15 @@ class Norm(LiteXModule):
         ]
         first = self.multiply(START, group.r, Cat(port.mult, Replicate(port.mult[-1], B_BITS - 16))) + [
             NextValue(self.mult_lane, self.mult_lane + 1)]
-        fsm.act("RUN", *first, NextState("M_LOW"))
+        fsm.act("RUN", *first, NextState("M_LOAD"))
+        fsm.act("M_LOAD", window.load.eq(1), If(~port.busy, window.ahead.eq(1), NextState("M_LOW")))
         fsm.act("M_LOW",        # and write the o of the channel before
             self.o_ready.eq(pending),
-            If(~port.busy & (~pending | self.taken),
-                window.step.eq(1), window.ahead.eq(1), NextValue(pending, 0), NextValue(limb, Mux(narrow, 3, 2)), NextState("M_HIGH")),
+            window.ahead.eq(1),
+            If(~pending | self.taken,
+                window.step.eq(1), NextValue(pending, 0), NextValue(limb, Mux(narrow, 3, 2)), NextState("M_HIGH")),
         )
-        fsm.act("M_HIGH", window.saturate.eq(1), NextState("PRODUCT"))
+        fsm.act("M_HIGH", window.high.eq(1), window.saturate.eq(1), NextState("PRODUCT"))
         top, lower = Cat(mean[2 * LIMB_BITS:], C(0, B_BITS + 2 * LIMB_BITS - MEAN_BITS)), mean[LIMB_BITS:2 * LIMB_BITS]
         fsm.act("PRODUCT",
             *self.multiply(Mux(limb[1], START, UP), m, 0),
@@ -202,13 +207,14 @@ class Norm(LiteXModule):
             If((limb == 3) | (limb == 0), NextState("M_WRITE")),
         )
         fsm.act("M_WRITE", self.m_ready.eq(1), If(self.taken, NextState("NEXT")))
-        fsm.act("NEXT", If(more, *first), o_ahead.eq(1), NextState("O_LOW"))
+        fsm.act("NEXT", If(more, *first), o_ahead.eq(1), NextState("O_LOAD"))
+        fsm.act("O_LOAD", window.load.eq(1), o_ahead.eq(1), window.ahead.eq(1), NextState("O_LOW"))
         fsm.act("O_LOW",
-            o_ahead.eq(1), window.ahead.eq(1),
             window.subtract.eq(1), window.step.eq(1), window.base.eq(port.offset[:WINDOW_BITS]), NextState("O_HIGH"),
         )
         fsm.act("O_HIGH",
-            window.subtract.eq(1), window.step.eq(1), window.base.eq(port.offset[WINDOW_BITS:]),
+            window.subtract.eq(1), window.high.eq(1), window.step.eq(1), window.base.eq(port.offset[WINDOW_BITS:]),
+            window.ahead.eq(1),     # the part of the next channel's product is taken now
             NextValue(pending, more),
             If(more, NextState("M_LOW")).Else(NextState("O_WRITE")),
         )

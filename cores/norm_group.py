@@ -140,7 +140,8 @@ class Group(LiteXModule):
             root.value.eq(acc[:RADICAND_BITS]), root.zero.eq(negative), root.ones.eq(self.too_large | large),
         ]
         fsm.act("WAIT_D", If(~port.busy, root.find_root.eq(1), NextState("NUMERATOR")))
-        fsm.act("NUMERATOR", self.valid.eq(1), self.mode.eq(START), self.a.eq(self.count), self.b.eq(1 << low), NextState("RAISE"))
+        fsm.act("NUMERATOR",
+            self.valid.eq(1), self.mode.eq(START), self.a.eq(self.count), self.b.eq(1 << low), NextState("RAISE"))
         fsm.act("RAISE", self.valid.eq(1), self.mode.eq(UP), NextState("ROOT"))
         fsm.act("ROOT", If(~root.busy, root.divide.eq(1), NextState("DIVIDE")))
         fsm.act("DIVIDE",

@@ -15,9 +15,9 @@ class ParamMemory(LiteXModule):
 
     adr, dat_r  record read port, data one cycle after the address
     clients     MemoryPorts of words (four a record), write only, highest priority first; one write a cycle. ``we`` has one
-                bit for each 16 bits of the word, or one for all of it
-    A record read in the cycle in which one of its words is written is undefined: tokens order LOAD and POST, and NORM
-    reads a record before it writes it.
+                bit for each 16 bits of the word, equal for those of one lane or of the scalars, or one for all of it
+    A word read in the cycle in which it is written is undefined: tokens order LOAD and POST, and NORM, which writes to the
+    record that it reads, uses no word in the two cycles after writing it.
     """
 
     def __init__(self, config, clients):
@@ -37,10 +37,22 @@ class ParamMemory(LiteXModule):
         select = log2_int(quarters)
         for quarter in range(quarters):
             memory = block_ram(config.word_bits, config.param_words, name=f"param{quarter}")
-            read, write = memory.get_port(mode=READ_FIRST), memory.get_port(write_capable=True, we_granularity=STROBE_BITS, mode=READ_FIRST)
+            granularity = self.lane_bits(config, quarter)
+            read = memory.get_port(mode=READ_FIRST)
+            write = memory.get_port(write_capable=True, we_granularity=granularity, mode=READ_FIRST)
             self.specials += memory, read, write
             part = slice(quarter * config.word_bits, (quarter + 1) * config.word_bits)
+            strobes, here = we[::granularity // STROBE_BITS], Signal(name=f"write{quarter}")
             self.comb += [
-                read.adr.eq(self.adr), self.dat_r[part].eq(read.dat_r),
-                write.adr.eq(adr[select:]), write.dat_w.eq(data), write.we.eq(we & Replicate(adr[:select] == quarter, len(we))),
+                read.adr.eq(self.adr), self.dat_r[part].eq(read.dat_r), here.eq(adr[:select] == quarter),
+                write.adr.eq(adr[select:]), write.dat_w.eq(data), write.we.eq(strobes & Replicate(here, len(strobes))),
             ]
+
+    def lane_bits(self, config, quarter):
+        """Bits of a lane in a word of the record; all of them where it holds the scalars."""
+        end = 0
+        for f in isa.PARAM_LANES:
+            end += f.bits * config.n_lanes
+            if (quarter + 1) * config.word_bits <= end:
+                return f.bits
+        return config.word_bits

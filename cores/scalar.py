@@ -84,7 +84,8 @@ class ScalarUnit(LiteXModule):
         at = 0
         for f, lane in zip(isa.PARAM_LANES, (port.mult_lane, port.offset_lane)):
             selected = Signal((f.bits, True), name=f"lane_{f.name}", reset_less=True)
-            self.sync += selected.eq(choose(lane, [self.record[at + i * f.bits:at + (i + 1) * f.bits] for i in range(self.n_lanes)]))
+            lanes = [self.record[at + i * f.bits:at + (i + 1) * f.bits] for i in range(self.n_lanes)]
+            self.sync += selected.eq(choose(lane, lanes))
             self.comb += getattr(port, f.name).eq(selected)
             at += self.n_lanes * f.bits
 

@@ -159,7 +159,8 @@ def test_cycles():
     for gsize, ngroups in ((8, 4), (4, 4), (32, 1)):
         (_, cycles), = check(make, [dict(ngroups=ngroups, gsize=gsize, count=256 * gsize, p=0, pd=0)])
         records = -(-ngroups * gsize // LANES)
-        assert cycles <= 9 + 57 * ngroups + ngroups * gsize + 3 * records + 3 * max(records, ngroups) + 7 * ngroups * gsize, f"{ngroups} groups of {gsize}: {cycles} cycles"
+        promised = 9 + (57 + gsize) * ngroups + 3 * records + 4 * max(records, ngroups) + 8 * ngroups * gsize
+        assert cycles <= promised, f"{ngroups} groups of {gsize}: {cycles} cycles, {promised} promised"
 
 
 def row_machine(rows, records):
@@ -196,7 +197,7 @@ EPS = [(0, 0), (1, 0), (2**32 - 1, 24), (2**32 - 1, 31), (2**32 - 1, 32), (1, 55
 def test_rows():
     """All rows at count 1, where r is clamped and the mean is large, and a few at every eps and count."""
     outcomes = check_rows([(ROWS, count, dict(gshift=shift, shift=11)) for count, shift in ((1, 1), (64, 8))])
-    assert outcomes[1][1] <= 12 + 66 * len(ROWS)
+    assert outcomes[1][1] <= 12 + 68 * len(ROWS)
     prng = random.Random(1)
     check_rows([(prng.sample(ROWS, 3), prng.choice([1, 2, 64, 2**24 - 1]), dict(gshift=5, shift=11, eps_m=m, eps_s=s))
                 for m, s in EPS])
