@@ -10,7 +10,7 @@ The words of the cycle t become results at t + LATENCY:
 
     cycle   array_clock = 1                     array_clock = 2 (domain sys2x; first half of the bytes, second half)
     t + 1   words (registers at the memory)     words
-    t + 2   operands, weights                   weights, and those of a half  t + 2.5, t + 3;  operands  t + 1.5 ... t + 3
+    t + 2   operands, weights                   weights of a half  t + 2.5, t + 3;  operands  t + 1.5 ... t + 3
     t + 3   products                            multiplier's input, pipeline and output registers  t + 3 ... t + 4.5
     t + 4   sums of two                         products, in logic cells  t + 4.5, t + 5
     t + 5   tree                                sums of two  t + 5, t + 5.5
@@ -30,6 +30,7 @@ from migen import *
 from litediffusion.cores.gemm_address import LOW_BITS, STORED_BITS, WEIGHT_BITS, unstore
 from litediffusion.cores.registered_multiplier import RegisteredMultiplier
 from litediffusion.cores.split_sum import PRODUCT_BITS, Part, SplitSum, add_parts
+from litediffusion.cores.tile_memory import GROUP, TileMemory
 
 LATENCY = 9             # system cycles from the SPM words to ``low`` and ``high``
 OPERAND_BITS = 9        # a signed or unsigned byte
@@ -66,15 +67,16 @@ class DotArray(Module):
 
     words, swapped : words as SharedMemory's private port gives them (by bank)
     inside, xu : the first, the second word counts (as zero otherwise); unsigned bytes
-    first, shadow : at ``swap``, a cycle after ``first``, the shadow tile becomes the active one, for the words that
+    first : at the end of ``swap``, a cycle after it, the tile that was filled becomes the active one, for the words that
         came with ``first`` and the following ones
+    row : rows of the tile to be filled (TileFetcher.row)
     macs : control (mac_layout) by stage, from the words' cycle on
     low, high : signed sums by lane
 
     Registers of the system domain change only for valid words.
     """
 
-    def __init__(self, config, shadow, macs):
+    def __init__(self, config, row, macs):
         self.words   = [Signal(config.word_bits, name=f"word{i}") for i in range(config.gemm_words)]
         self.inside  = [Signal(name=f"inside{i}") for i in range(config.gemm_words)]
         self.swapped = Signal()
@@ -89,28 +91,33 @@ class DotArray(Module):
         # # #
 
         self.config, self.valids, self.w4s = config, [m.valid for m in macs], [m.w4 for m in macs]
-        self.sync += self.swap.eq(self.first)
+        self.bank = Signal()        # of the active tile; one cycle ahead, in ``swap``, of what the multipliers see
+        self.sync += [self.swap.eq(self.first), If(self.first, self.bank.eq(~self.bank))]
         self.held  = [Signal(config.word_bits, name=f"held{i}", reset_less=True) for i in range(config.gemm_words)]
         self.take_words = [held.eq(word) for held, word in zip(self.held, self.words)]
-        active = [[Signal(STORED_BITS, name=f"w_{n}_{k}", reset_less=True) for k in range(count)] for n in range(config.n_lanes)]
-        self.take_tile = [[a.eq(s) for a, s in zip(*rows)] for rows in zip(active, shadow)]
+        self.multipliers = []       # RegisteredMultiplier by lane, with array_clock = 2
+        self.tiles = [TileMemory(config, n, row, ~self.bank) for n in range(config.n_lanes)]
+        self.submodules += self.tiles
         add_lanes = self.add_lanes if config.array_clock == 1 else self.add_fast_lanes
-        for n, total in enumerate(add_lanes(active)):
+        for n, total in enumerate(add_lanes(count)):
             self.add_output(n, total)
 
-    def add_lanes(self, active):
+    def add_lanes(self, count):
         """The array in the system domain; its sums (Part) by lane."""
         swapped, xu = Signal(reset_less=True), Signal(reset_less=True)
         inside = [Signal(name=f"held_inside{i}", reset_less=True) for i in range(len(self.inside))]
-        self.sync += [If(self.valids[0], *self.take_words), If(self.swap, *self.take_tile)]
+        self.sync += If(self.valids[0], *self.take_words)
         self.sync += [swapped.eq(self.swapped), xu.eq(self.xu), *[h.eq(i) for h, i in zip(inside, self.inside)]]
-        operands = [Signal((OPERAND_BITS, True), name=f"a_{k}", reset_less=True) for k in range(len(active[0]))]
+        operands = [Signal((OPERAND_BITS, True), name=f"a_{k}", reset_less=True) for k in range(count)]
         for k, (a, straight, crossed) in enumerate(zip(operands, bytes_of(self.held), bytes_of(self.held[::-1]))):
             byte = Signal(8, name=f"byte_{k}")
             self.comb += byte.eq(Mux(swapped, crossed, straight))
             self.sync += If(self.valids[1], a.eq(Mux(inside[k // self.config.k_lanes], Cat(byte, byte[7] & ~xu), 0)))
         totals = []
-        for n, weights in enumerate(active):
+        for n, tile in enumerate(self.tiles):
+            weights = [Signal(STORED_BITS, name=f"w_{n}_{k}", reset_less=True) for k in range(count)]
+            rows = [stored for word in range(self.config.gemm_words) for stored in tile.read(self.bank, word)]
+            self.sync += If(self.swap, *[w.eq(stored) for w, stored in zip(weights, rows)])
             products = [Signal((PRODUCT_BITS, True), name=f"p_{n}_{k}", reset_less=True) for k in range(len(operands))]
             self.sync += If(self.valids[2], *[p.eq(a * w) for p, a, w in zip(products, operands, self.multiplicands(n, weights))])
             lane = SplitSum(products, self.valids[3:8])
@@ -124,31 +131,36 @@ class DotArray(Module):
         self.comb += [w.eq(unstore(s)) for w, s in zip(weights, stored)]
         return weights
 
-    def add_fast_lanes(self, active):
+    def add_fast_lanes(self, count):
         """The array in sys2x, half the bytes in each half of a system cycle; its sums (Part) by lane."""
         phase = self.submodules.phase = Phase()
         operands = self.add_fast_operands(phase)
-        turn, first = phase.copy(), Signal(reset_less=True)
-        self.sync.sys2x += first.eq(self.first & turn)
         totals = []
-        for n, weights in enumerate(active):
-            half = len(weights) // 2
-            self.add_fast_swap(n, first, phase.copy())
-            turns = [phase.copy() for _ in range(half // 4)]
-            chosen = [Signal(STORED_BITS, name=f"chosen_{n}_{k}", reset_less=True) for k in range(half)]
-            self.sync.sys2x += [c.eq(Mux(turns[k // 4], weights[half + k], weights[k])) for k, c in enumerate(chosen)]
+        for n, tile in enumerate(self.tiles):
+            chosen = self.add_fast_weights(n, tile, count // 2, phase)
             multipliers = [RegisteredMultiplier(a, w, PRODUCT_BITS, self.config.primitives)
                            for a, w in zip(operands, self.multiplicands(n, chosen))]
             lane = SplitSum([m.p for m in multipliers], [1] * 4)
             self.submodules += ClockDomainsRenamer(FAST)(lane)
             self.submodules += [ClockDomainsRenamer(FAST)(m) for m in multipliers]
+            self.multipliers.append(multipliers)
             totals.append(self.add_halves(n, lane.total, phase.copy()))
         return totals
 
-    def add_fast_swap(self, n, first, turn):
-        """A lane's active tile: taken at the end of ``swap``. ``first``: in the first half of that cycle."""
-        swap = Signal(name=f"swap_{n}", reset_less=True)
-        self.sync.sys2x += [swap.eq(first & ~turn), If(swap, *self.take_tile[n])]
+    def add_fast_weights(self, n, tile, half, phase):
+        """A lane's weights of the half cycle. Each group of its memory has copies of the two bits that choose among them."""
+        turns = [phase.copy() for _ in range(len(tile.groups))]
+        banks = [Signal(name=f"bank_{n}_{g}", reset_less=True) for g in range(len(turns))]
+        # At the edge of a system cycle: in the cycle of ``swap`` the new tile's bank is there already.
+        self.sync.sys2x += [If(turn, bank.eq(self.bank)) for turn, bank in zip(turns, banks)]
+        chosen = [Signal(STORED_BITS, name=f"chosen_{n}_{k}", reset_less=True) for k in range(half)]
+        if self.config.gemm_words == 2:
+            rows = tile.read(banks, turns)
+        else:
+            row = tile.read(banks, 0)
+            rows = [Mux(turns[k // GROUP], second, first) for k, (first, second) in enumerate(zip(row[:half], row[half:]))]
+        self.sync.sys2x += [c.eq(stored) for c, stored in zip(chosen, rows)]
+        return chosen
 
     def add_fast_operands(self, phase):
         """The operands of the half cycle, three times registered on their way to all lanes."""

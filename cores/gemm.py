@@ -60,7 +60,7 @@ class Gemm(Module):
         walker  = self.submodules.walker  = ResetInserter()(PixelWalker(config))
         self.macs = [walker.mac] + [Record(mac_layout(config), name=f"array_mac{i}") for i in range(1, LATENCY)]
         self.sync += [after.eq(before) for before, after in zip(self.macs, self.macs[1:])]
-        array = self.submodules.array = DotArray(config, fetcher.shadow, self.macs)
+        array = self.submodules.array = DotArray(config, fetcher.row, self.macs)
         self.submodules.accumulator = Accumulator(config, array.low, array.high, post)
         self.comb += [
             self.sink.connect(fetcher.sink, omit={"valid", "ready"}),

@@ -104,7 +104,7 @@ class TileFetcher(Module):
 
     ``tile_ready``: ``tile`` describes the next step, and its last row will be in ``shadow`` START_LEAD cycles from
     now; it falls with ``take``. ``swap``: the array copies ``shadow`` at the end of this cycle.
-    ``shadow``: by lane, stored operands (``unstore``) of the first tile, then of its partner.
+    ``row``: a row of the shadow tile (of its ``lane``; ``second``: of the partner's tile), stored operands (``unstore``).
     """
 
     def __init__(self, config):
@@ -116,8 +116,8 @@ class TileFetcher(Module):
         self.tile_ready = Signal()
         self.take  = Signal()
         self.swap  = Signal()
-        self.shadow = [[Signal(STORED_BITS, name=f"shadow_{n}_{k}", reset_less=True)
-                        for k in range(config.gemm_words * config.k_lanes)] for n in range(config.n_lanes)]
+        self.row = Record([("write", 1), ("lane", bits_for(config.n_lanes - 1)), ("second", 1),
+                           ("data", config.k_lanes * STORED_BITS)], name="row")
 
         # # #
 
@@ -253,9 +253,8 @@ class TileFetcher(Module):
             If(self.advance & self.busy & self.second & self.current.error, self.tile.error.eq(1)),
             If(write & last & (operand.lane == n - 1 - START_LEAD), self.tile_ready.eq(1)),
         ]
-        rows = [row[at:at + config.k_lanes] for at in range(0, len(self.shadow[0]), config.k_lanes) for row in self.shadow]
-        self.sync += If(write, Case(Cat(operand.lane, operand.second), {
-            i: [s.eq(o) for s, o in zip(row, operands)] for i, row in enumerate(rows)}))
+        self.comb += [self.row.write.eq(write), self.row.lane.eq(operand.lane), self.row.second.eq(operand.second),
+                      self.row.data.eq(Cat(*operands))]
 
 
 def pack(weights, w4):

@@ -109,7 +109,7 @@ def update_cycles(device, config, size, channels):
     stride = config.word_bytes * words
     buffers = {"latent": image.buffer(stride), "eps": image.buffer(2 * stride), "trajectory": image.buffer(stride),
                "image_stride": stride}
-    items = update_items(buffers, words, channels, sampler_table("ddim", 2)[1][:1])
+    items = update_items(config, buffers, words, channels, sampler_table("ddim", 2)[1][:1])
     resources = resources_of(items)
     image.place(resources)
     image.place_steps(resources)

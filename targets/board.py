@@ -31,6 +31,7 @@ class BoardSoC(DiffusionSoC):
     SYS_CLK_FREQ       default clock
     OPTIONS            {argument of the class: (default, choices, help)}, on the command line with dashes
     UART               defaults of SOC_OPTIONS
+    PRESET             default engine configuration
     ENGINE             what the board changes in the preset; programs must not notice (EngineConfig.hash)
 
     with_analyzer      LiteScope on the engine's queues (targets/analyzer.py)
@@ -39,6 +40,7 @@ class BoardSoC(DiffusionSoC):
     NAME = DESCRIPTION = PLATFORM = SYS_CLK_FREQ = None
     OPTIONS = {}
     UART = {}
+    PRESET = "ecpix5"
     ENGINE = {}
 
     def __init__(self, platform, sys_clk_freq, uart_name="serial", with_analyzer=False, **kwargs):
@@ -75,7 +77,7 @@ def make_parser(soc_class):
     parser.add_target_argument("--flash", action="store_true", help="Write the bitstream to the board's flash.")
     parser.add_target_argument("--sys-clk-freq", default=soc_class.SYS_CLK_FREQ, type=float,
                                help="System clock frequency.")
-    parser.add_target_argument("--preset", default="ecpix5", choices=sorted(PRESETS), help="Engine configuration.")
+    parser.add_target_argument("--preset", default=soc_class.PRESET, choices=sorted(PRESETS), help="Engine configuration.")
     parser.add_target_argument("--with-analyzer", action="store_true", help="LiteScope on the engine's queues.")
     for name, (default, choices, text) in soc_class.OPTIONS.items():
         parser.add_target_argument(f"--{name.replace('_', '-')}", default=default, choices=choices, help=text)

@@ -25,7 +25,8 @@ class ColorlightI9SoC(BoardSoC):
         "revision": ("7.2", ["7.2"], "Board revision."),
         "sdram_rate": ("1:1", ["1:1", "1:2"], "SDRAM clock: the system clock's (1:1) or twice it (1:2)."),
     }
-    ENGINE = {**ECP5_ENGINE, "gemm_words": 1, "post_lanes": 2, "lut_multipliers": True, "dram_bytes": 4}      # a 45F has 72 multipliers
+    PRESET = "colorlight"
+    ENGINE = {**ECP5_ENGINE, "lut_multipliers": True}       # a 45F has 72 multipliers
 
     def __init__(self, revision=None, sdram_rate="1:1", sys_clk_freq=SYS_CLK_FREQ, toolchain="trellis", **kwargs):
         platform = self.PLATFORM(board=self.MODEL, revision=revision or self.OPTIONS["revision"][0], toolchain=toolchain)

@@ -95,9 +95,9 @@ def synthesise_engine(config, output_dir):
 
 
 def synthesise(name, preset, output_dir):
-    """``output_dir/area.json`` of a board; returns its contents. Minutes of work."""
+    """``output_dir/area.json`` of a board; returns its contents. Minutes of work. preset : None for the board's own"""
     target = soc_class(name)
-    config = board.engine_config(target, preset)
+    config = board.engine_config(target, preset or target.PRESET)
     soc = target(config=config)
     device, open_flow = soc.platform.device, hasattr(soc.platform.toolchain, "_pnr_opts")
     if open_flow:
@@ -123,7 +123,7 @@ def row(area):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("board", nargs="?", help="a target's name")
-    parser.add_argument("--preset", default="ecpix5", choices=sorted(PRESETS), help="engine configuration")
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="engine configuration; default: the board's")
     parser.add_argument("--output-dir", help="default: build/<board>")
     parser.add_argument("--table", nargs="+", help="area.json files whose table is printed")
     parser.add_argument("--readme", type=Path, help="file whose table is replaced")

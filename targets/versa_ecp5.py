@@ -21,7 +21,8 @@ class VersaECP5SoC(BoardSoC):
         "device": ("LFE5UM5G", ["LFE5UM5G", "LFE5UM"], "ECP5 family of the 45F."),
         "eth_port": ("0", ["0", "1"], "Ethernet port."),
     }
-    ENGINE = {**ECP5_ENGINE, "gemm_words": 1, "post_lanes": 2, "lut_multipliers": True}      # a 45F has 72 multipliers
+    PRESET = "colorlight"
+    ENGINE = {**ECP5_ENGINE, "lut_multipliers": True, "dram_bytes": 8}      # a 45F has 72 multipliers
 
     def __init__(self, device="LFE5UM5G", eth_port="0", sys_clk_freq=SYS_CLK_FREQ, toolchain="trellis", **kwargs):
         platform = self.PLATFORM(device=device, toolchain=toolchain)

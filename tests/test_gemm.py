@@ -74,7 +74,7 @@ def bench_verilog(c):
 def sources_key():
     """Identity of what the Verilog is made from; the Verilog itself holds the time at which it was made."""
     names = ("accumulator", "array", "config", "gemm", "gemm_address", "isa", "memory", "multiply", "ports",
-             "registered_multiplier", "split_sum")
+             "registered_multiplier", "split_sum", "tile_memory")
     sources = [Path(config.__file__).with_name(f"{name}.py") for name in names] + [Path(__file__)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 

@@ -131,7 +131,7 @@ def test_boards_that_are_alike_are_measured_once(tmp_path):
     report = tmp_path / "report.json"
     report.write_text(json.dumps(board_report("ulx3s", 50, 51)))
     assert network.boards_of([report]) == {"ulx3s": "ecpix5"}
-    assert network.boards_of([]) == dict.fromkeys(network.DEFAULT_BOARDS, "ecpix5")
+    assert network.boards_of([]) == {"ecpix5": "ecpix5", "ulx3s": "ecpix5", "colorlight_i9": "colorlight"}
 
 
 def test_command(tmp_path, monkeypatch):

@@ -85,7 +85,7 @@ def test_too_small_a_part_fails(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(synthesis, "soc_class", lambda name: lambda config: stock(config=config, with_engine=False))
     monkeypatch.setattr(synthesis.board, "engine_config", lambda target, preset: synthesis.PRESETS[preset])
     with pytest.raises(SystemExit, match="more than LFE5UM5G-45F"):
-        synthesis.main(["versa_ecp5", "--output-dir", str(tmp_path)])
+        synthesis.main(["versa_ecp5", "--preset", "ecpix5", "--output-dir", str(tmp_path)])
     made = json.loads((tmp_path / synthesis.AREA).read_text())
     assert not made["fits"] and made["what"] == "SoC" and "fits: no" in capsys.readouterr().out
 

@@ -105,7 +105,8 @@ def test_options():
 @pytest.mark.parametrize("name", BOARDS)
 def test_boards_run_the_same_programs(name):
     """One .ldp serves simulation and boards."""
-    assert board.engine_config(BOARDS[name], "ecpix5").hash == PRESETS["ecpix5"].hash
+    preset = BOARDS[name].PRESET
+    assert board.engine_config(BOARDS[name], preset).hash == PRESETS[preset].hash
 
 
 @pytest.mark.parametrize("option", ["--cpu-type=serv", "--bus-data-width=64", "--integrated-rom-size=0x40000", "--no-uart"])

@@ -15,13 +15,17 @@ from litediffusion.sw.picture_time import BOARD_MEMORY
 DEFAULT_BOARDS = ["ecpix5", "ulx3s", "colorlight_i9"]
 
 
+def board_class(board):
+    """The SoC class of targets/<board>.py."""
+    module = import_module(f"litediffusion.targets.{board}")
+    return next(c for c in vars(module).values() if getattr(c, "NAME", None) == board)
+
+
 def board_engine(board, preset):
     """EngineConfig whose simulation takes the cycles of the board's engine: same sizes, portable multipliers."""
     if board not in BOARD_MEMORY:
         raise ValueError(f"board {board!r}: its memory is not known here; known: {sorted(BOARD_MEMORY)}")
-    module = import_module(f"litediffusion.targets.{board}")
-    soc = next(c for c in vars(module).values() if getattr(c, "NAME", None) == board)
-    config = replace(preset_config(preset), **soc.ENGINE)
+    config = replace(preset_config(preset), **board_class(board).ENGINE)
     # One fast array or two slow ones, and whichever multipliers: the same cycles. The name keeps the builds apart.
     return replace(config, array_clock=1, primitives="", lut_multipliers=False, name=f"{config.name}_{config.gemm_words}w{config.post_lanes}p",
                    dram_bytes=config.word_bytes // BOARD_MEMORY[board].word_cycles)
@@ -38,7 +42,7 @@ def engines(boards):
 def boards_of(reports):
     """{board: preset} of report.json files; without any, the boards that are usual."""
     if not reports:
-        return dict.fromkeys(DEFAULT_BOARDS, "ecpix5")
+        return {board: board_class(board).PRESET for board in DEFAULT_BOARDS}
     data = [jsonlib.loads(path.read_text()) for path in reports]
     return {report["board"]: report["engine"] for report in data}
 

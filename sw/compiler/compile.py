@@ -89,8 +89,8 @@ def compile_graph(graph, config, table, ranges, *, bits=8, per_step=True, null_l
     low.eps_store.fields.update(dram=buffers["eps"], idx0_stride=16 * words)
     for load, data in getattr(low, "tables", []):
         load.fields["dram"] = image.constant(data)
-    items = {"init": init_items(buffers, words, shape[0]), "eval": low.items,
-             "update": update_items(buffers, words, shape[0], table), "finish": finish_items(buffers, words)}
+    items = {"init": init_items(config, buffers, words, shape[0]), "eval": low.items,
+             "update": update_items(config, buffers, words, shape[0], table), "finish": finish_items(config, buffers, words)}
     resources = [r for part in items.values() for r in resources_of(part)]
     image.place(resources)
     image.place_steps(resources)

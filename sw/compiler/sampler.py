@@ -31,33 +31,48 @@ def _store(dram, words, addr, **index):
     return Item("STORE", dict(dram=dram, n0=1, n1=1, n2=words, addr=addr, **index), 0, reads=[("SPM", addr, addr + words)])
 
 
-def init_items(buffers, words, channels):
+def pieces(config, words):
+    """[(first, count)] of a picture's words: a piece of state, both eps and prediction fit the scratchpad."""
+    most = config.spm_words // 4
+    return [(at, min(most, words - at)) for at in range(0, words, most)]
+
+
+def init_items(config, buffers, words, channels):
     """x = z: latents of the starting noise."""
-    params = _params(coefficient_records([noise_coefs()]), False)
-    span = [("SPM", 0, 2 * words)]
-    sample = Item("SAMPLE", dict(n=words, nch=channels, x=0, e=0, u=0, m=words, d=0, md=words), 0, span, span, {"p": (params, 0)})
-    return [sample, _store(buffers["latent"], words, 0)]
+    params, items = _params(coefficient_records([noise_coefs()]), False), []
+    for first, count in pieces(config, words):
+        span = [("SPM", 0, 2 * count)]
+        items += [Item("SAMPLE", dict(n=count, nch=channels, x=0, e=0, u=0, m=count, d=0, md=count, z=config.n_lanes * first), 0, span, span,
+                       {"p": (params, 0)}),
+                  _store(buffers["latent"] + 16 * first, count, 0)]
+    return items
 
 
-def update_items(buffers, words, channels, table):
+def update_items(config, buffers, words, channels, table):
     """x' from x and the eps of both slots; x' also goes to the trajectory [image][step]."""
-    x, e, u, m = (i * words for i in range(4))
-    params = _params(coefficient_records(table), True)
-    sample = Item("SAMPLE", dict(n=words, nch=channels, x=x, e=e, u=u, m=m, d=x, md=m), 0, [("SPM", 0, 4 * words)],
-                  [("SPM", x, x + words), ("SPM", m, m + words)], {"p": (params, 0)})
+    params, items = _params(coefficient_records(table), True), []
     trajectory = dict(idx0=isa.INDEX["IMAGE"], idx0_stride=buffers["image_stride"], idx1=isa.INDEX["STEP"], idx1_stride=16 * words)
-    return [_load(buffers["latent"], words, x), _load(buffers["eps"], words, e), _load(buffers["eps"] + 16 * words, words, u),
-            sample, _store(buffers["latent"], words, x), _store(buffers["trajectory"], words, x, **trajectory)]
+    for first, count in pieces(config, words):
+        at = lambda name, slot=0: buffers[name] + 16 * (first + slot * words)
+        x, e, u, m = (i * count for i in range(4))
+        sample = Item("SAMPLE", dict(n=count, nch=channels, x=x, e=e, u=u, m=m, d=x, md=m, z=config.n_lanes * first), 0,
+                      [("SPM", 0, 4 * count)], [("SPM", x, x + count), ("SPM", m, m + count)], {"p": (params, 0)})
+        items += [_load(at("latent"), count, x), _load(at("eps"), count, e), _load(at("eps", 1), count, u), sample,
+                  _store(at("latent"), count, x), _store(at("trajectory"), count, x, **trajectory)]
+    return items
 
 
-def finish_items(buffers, words):
+def finish_items(config, buffers, words):
     """uint8 pixels round((x + 1) * 127.5), saturated, to the output [image]."""
-    record = np.zeros((1, 1), RECORD)
+    record, items = np.zeros((1, 1), RECORD), []
     m, shift = fixed1(np.array([127.5 * 2 ** PIXEL_FRACTION / 4096]), "pixels")
     record["mult"], record["shift"], record["offset"] = m[0], shift[0], round(127.5 * 2 ** PIXEL_FRACTION)
     record["omult"], record["oshift"] = 1, PIXEL_FRACTION
-    x, pixels = [("SPM", 0, words)], [("SPM", words, 2 * words)]
-    post = Item("POST", dict(n0=1, n1=1, n2=words, src=isa.SRC["INT16"], as2=2, dst=isa.DST["SPM"], out=isa.OUT["UINT8"],
-                             d=2 * words, ds2=2), 0, x, pixels, {"p": (_params(record, False), 0)})
-    return [_load(buffers["latent"], words, 0), post,
-            _store(buffers["pixels"], words, words, idx0=isa.INDEX["IMAGE"], idx0_stride=buffers["image_stride"])]
+    params = _params(record, False)
+    for first, count in pieces(config, words):
+        x, pixels = [("SPM", 0, count)], [("SPM", count, 2 * count)]
+        post = Item("POST", dict(n0=1, n1=1, n2=count, src=isa.SRC["INT16"], as2=2, dst=isa.DST["SPM"], out=isa.OUT["UINT8"],
+                                 d=2 * count, ds2=2), 0, x, pixels, {"p": (params, 0)})
+        items += [_load(buffers["latent"] + 16 * first, count, 0), post,
+                  _store(buffers["pixels"] + 16 * first, count, count, idx0=isa.INDEX["IMAGE"], idx0_stride=buffers["image_stride"])]
+    return items

@@ -1,0 +1,49 @@
+"""A lane's weight tiles: the active one and the one being filled, in distributed RAM instead of registers.
+
+    row address   word * 2 + bank;   word: the tile's channel block among the gemm_words of a step
+
+Two flip-flops a weight bit would be 6,656 of them with gemm_words = 2; distributed RAM holds both tiles in the cells that
+choose between them.
+"""
+
+from migen import *
+
+from litediffusion.cores.gemm_address import STORED_BITS
+
+GROUP = 4       # weights that share an address: with more, its bits have too far to go
+
+
+class TileMemory(Module):
+    """k_lanes stored operands (gemm_address.unstore) a row, in memories of GROUP operands.
+
+    row : Record of TileFetcher: a row of one lane's tile, written at the end of a cycle
+    bank : the one being filled
+
+    ``read`` gives a row's operands in the same cycle; programs of the array read only the other bank.
+    """
+
+    def __init__(self, config, n, row, bank):
+        bits = GROUP * STORED_BITS
+        self.groups = [Memory(bits, 2 * config.gemm_words, name=f"tile_{n}_{g}") for g in range(config.k_lanes // GROUP)]
+
+        # # #
+
+        self.specials += self.groups
+        here = Signal(name=f"row_{n}")
+        self.comb += here.eq(row.write & (row.lane == n))
+        for g, memory in enumerate(self.groups):
+            write = memory.get_port(write_capable=True, mode=NO_CHANGE)
+            self.specials += write
+            self.comb += [write.adr.eq(Cat(bank, row.second)), write.we.eq(here), write.dat_w.eq(row.data[bits * g:bits * (g + 1)])]
+
+    def read(self, banks, words):
+        """Stored operands of a row. banks, words : one for all groups, or a list with one each."""
+        count = len(self.groups)
+        banks, words = [x if isinstance(x, list) else [x] * count for x in (banks, words)]
+        operands = []
+        for memory, bank, word in zip(self.groups, banks, words):
+            port = memory.get_port(async_read=True)
+            self.specials += port
+            self.comb += port.adr.eq(Cat(bank, word))
+            operands += [port.dat_r[at:at + STORED_BITS] for at in range(0, GROUP * STORED_BITS, STORED_BITS)]
+        return operands
