@@ -34,6 +34,7 @@ from litediffusion.cores.tile_memory import GROUP, TileMemory
 
 LATENCY = 9             # system cycles from the SPM words to ``low`` and ``high``
 OPERAND_BITS = 9        # a signed or unsigned byte
+COPIES = 4              # registers of an operand that share the lanes: one for all would be half a chip away from some
 FAST = "sys2x"          # clock domain of the multipliers with array_clock = 2: twice the system clock, edges aligned
 
 
@@ -134,12 +135,12 @@ class DotArray(Module):
     def add_fast_lanes(self, count):
         """The array in sys2x, half the bytes in each half of a system cycle; its sums (Part) by lane."""
         phase = self.submodules.phase = Phase()
-        operands = self.add_fast_operands(phase)
+        copies = self.add_fast_operands(phase)
         totals = []
         for n, tile in enumerate(self.tiles):
             chosen = self.add_fast_weights(n, tile, count // 2, phase)
             multipliers = [RegisteredMultiplier(a, w, PRODUCT_BITS, self.config.primitives)
-                           for a, w in zip(operands, self.multiplicands(n, chosen))]
+                           for a, w in zip(copies[n * COPIES // self.config.n_lanes], self.multiplicands(n, chosen))]
             lane = SplitSum([m.p for m in multipliers], [1] * 4)
             self.submodules += ClockDomainsRenamer(FAST)(lane)
             self.submodules += [ClockDomainsRenamer(FAST)(m) for m in multipliers]
@@ -163,7 +164,7 @@ class DotArray(Module):
         return chosen
 
     def add_fast_operands(self, phase):
-        """The operands of the half cycle, three times registered on their way to all lanes."""
+        """The operands of the half cycle, three times registered on their way to the lanes; a list for each of COPIES groups of them."""
         available = bytes_of(self.held)
         half = len(available) // 2
         turn, other, counts, signed = phase.copy(), *[Signal(reset_less=True, name=name) for name in ("other", "counts", "signed")]
@@ -175,14 +176,22 @@ class DotArray(Module):
             counts.eq(Mux(turn, self.inside[0], inside)),
             signed.eq(Mux(turn, self.inside[0] & ~self.xu, inside & ~xu)),
         ]
-        operands = []
+        copies = [[] for _ in range(COPIES)]
         for k, (first, second) in enumerate(zip(available[:half], available[half:])):
-            near, way, far = [Signal((OPERAND_BITS, True), name=f"{name}_{k}", reset_less=True) for name in ("near", "way", "far")]
-            byte = Signal(8, name=f"byte_{k}")
+            near, byte = Signal((OPERAND_BITS, True), name=f"near_{k}", reset_less=True), Signal(8, name=f"byte_{k}")
             self.comb += byte.eq(Mux(other, second, first))
-            self.sync.sys2x += [near.eq(Cat(byte & Replicate(counts, 8), byte[7] & signed)), way.eq(near), far.eq(way)]
-            operands.append(far)
-        return operands
+            self.sync.sys2x += near.eq(Cat(byte & Replicate(counts, 8), byte[7] & signed))
+            for copy, (way, far) in zip(copies, self.fan_out(near, k)):
+                self.sync.sys2x += far.eq(way)
+                copy.append(far)
+        return copies
+
+    def fan_out(self, near, k):
+        """(second, third register) of an operand by copy. Synthesis would merge equal registers, but not those that start differently."""
+        register = lambda name, start: Signal((OPERAND_BITS, True), name=name, reset=-start, reset_less=True)
+        ways = [register(f"way_{k}_{i}", i) for i in range(2)]
+        self.sync.sys2x += [way.eq(near) for way in ways]
+        return [(ways[i // 2], register(f"far_{k}_{i}", i % 2)) for i in range(COPIES)]
 
     def add_halves(self, n, half, turn):
         """Sums of the two halves of a system cycle, kept for a system cycle, then in the system domain."""

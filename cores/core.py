@@ -30,7 +30,7 @@ class Core(LiteXModule):
 
     start, clear    begin a program; put counts and tokens to 0
     halt            stop; ``drained`` when no DRAM access is under way
-    progress        something moved in this cycle (for the watchdog)
+    progress        something moved in the cycle before (for the watchdog)
     reads, write    DRAM words received and written in this cycle
     added_index     index of the descriptor whose tokens were counted last
     """
@@ -141,4 +141,4 @@ class Core(LiteXModule):
         """A finished descriptor, a DRAM word, an activation word, or a step of a unit that works by itself."""
         steps = [unit.active & ~unit.stall for unit in (self.post, self.norm, self.sampler)]
         done = [queue.done for queue in self.queues]
-        self.comb += self.progress.eq(reduce(or_, [*done, *steps, self.gemm.mac_words != 0, self.write, self.reads != 0]))
+        self.sync += self.progress.eq(reduce(or_, [*done, *steps, self.gemm.mac_words != 0, self.write, self.reads != 0]))

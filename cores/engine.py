@@ -47,7 +47,13 @@ class Engine(LiteXModule):
         # # #
 
         self.running, self.halt, self.clear = Signal(), Signal(), Signal()
-        self.core = core = ResetInserter(["sys"])(Core(config, regs, fetch_port, load_port, store_port))
+        # The core has a reset of its own, a register: the system's comes from far away.
+        self.core_reset = Signal()
+        self.cd_core = ClockDomain()
+        resetting = Signal(reset=1, reset_less=True)
+        self.comb += [self.cd_core.clk.eq(ClockSignal()), self.cd_core.rst.eq(resetting)]
+        self.sync += resetting.eq(self.core_reset | ResetSignal())
+        self.core = core = ClockDomainsRenamer({"sys": "core"})(Core(config, regs, fetch_port, load_port, store_port))
         self.comb += [core.halt.eq(self.halt), core.clear.eq(self.clear), regs.config_hash.eq(config.hash)]
         self.watchdog = ResetInserter()(Watchdog(core.queues, core.tokens, core.fetch.position))
         self.comb += [
@@ -93,7 +99,7 @@ class Engine(LiteXModule):
         enter_reset = [NextValue(self.halt, 0), NextValue(reset, 1), NextState("RESET")]
         self.fsm = fsm = FSM(reset_state="IDLE")
         self.comb += [
-            core.reset_sys.eq(reset), self.watchdog.reset.eq(reset),
+            self.core_reset.eq(reset), self.watchdog.reset.eq(reset),
             regs.status.eq(Cat(~(fsm.ongoing("IDLE") | fsm.ongoing("HALTED")), done, error, fsm.ongoing("HALTED"))),
         ]
         fsm.act("IDLE",
@@ -115,7 +121,8 @@ class Engine(LiteXModule):
             If(core.drained & self.counters.settled, If(wanted | regs.reset, *enter_reset).Else(self.irq.eq(1), NextState("HALTED"))),
         )
         fsm.act("HALTED", If(regs.reset, *enter_reset))
-        fsm.act("RESET", NextValue(error, 0), NextValue(reset, 0), NextState("IDLE"))
+        fsm.act("RESET", NextValue(error, 0), NextValue(reset, 0), NextState("RELEASE"))
+        fsm.act("RELEASE", NextState("IDLE"))       # the core's reset is a cycle behind
 
     def add_counters(self):
         """Counters by cause, and the registers that show the queues' states."""
@@ -124,12 +131,12 @@ class Engine(LiteXModule):
                   "mac_cycles": core.gemm.mac_words, "mac_cycles_w4": Mux(core.gemm.mac_w4, core.gemm.mac_words, 0),
                   "trace_count": core.trace.counted if core.trace else C(0), "trace_dropped": core.trace.dropped if core.trace else C(0)}
         for name, queue in zip(isa.QUEUES, core.queues):
-            sources = (queue.busy, queue.waiting, queue.stalled & queue.busy, queue.done)
+            sources = (queue.busy, queue.waiting, queue.stalled, queue.done)
             causes |= {f"{name.lower()}_{c}": source for c, source in zip(QUEUE_COUNTERS, sources)}
             self.comb += [
                 getattr(regs, f"{name.lower()}_index").eq(queue.head.index),
                 getattr(regs, f"{name.lower()}_state").eq(Cat(
-                    queue.busy, queue.wait & queue.blocked, queue.busy & queue.stalled, queue.head.source.valid)),
+                    queue.busy, queue.wait & queue.blocked, queue.stalled, queue.head.source.valid)),
             ]
         self.counters = counters = Counters({name: causes[name] for name in COUNTED})
         self.sync += If(self.clear, regs.cycles.eq(0)).Elif(self.running, regs.cycles.eq(regs.cycles + 1))

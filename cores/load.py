@@ -10,6 +10,7 @@ Throughput: one word a cycle, or what the DRAM gives. ``done`` when the descript
 from migen import *
 
 from litex.gen import LiteXModule
+from litex.soc.interconnect import stream
 
 from litediffusion.cores import isa
 from litediffusion.cores.fifo import BlockFifo
@@ -55,28 +56,27 @@ class Load(LiteXModule):
             place.ready.eq(tags.sink.ready & (port.cmd.ready | ~place.inside)),
             words.sink.valid.eq(port.rdata.valid), words.sink.data.eq(port.rdata.data), port.rdata.ready.eq(1),
         ]
-        # The memory that a word is written to follows a register: block RAM answers late.
-        valid, end, mem, chip = Signal(), Signal(reset_less=True), Signal(2, reset_less=True), Signal(16, reset_less=True)
-        data = Signal(config.word_bits, reset_less=True)
-        here, granted = Signal(), Signal()
+        # The memory that a word is written to follows registers: block RAM answers late, and so do the memories' arbiters.
+        layout = [("data", config.word_bits), ("chip", 16), ("mem", 2), ("last_word", 1)]
+        self.out = out = stream.Buffer(layout, pipe_valid=True, pipe_ready=True)
+        valid, here, granted = out.source.valid, Signal(), Signal()
         clients = {isa.MEM["SPM"]: self.spm, isa.MEM["WBUF"]: self.wbuf, isa.MEM["PARAM"]: self.param}
         for number, client in clients.items():
             # Words of a halted LOAD are still written: its memory is free then, and the DRAM's words must go somewhere.
             self.comb += [
-                client.valid.eq(valid & (mem == number)),
-                client.adr.eq(chip), client.dat_w.eq(data), client.we.eq(2**len(client.we) - 1),
+                client.valid.eq(valid & (out.source.mem == number)),
+                client.adr.eq(out.source.chip), client.dat_w.eq(out.source.data), client.we.eq(2**len(client.we) - 1),
                 If(client.valid & client.ready, granted.eq(1)),
             ]
         self.comb += [
-            here.eq(tag.valid & (~tag.inside | word.valid) & (~valid | granted)),
+            out.source.ready.eq(granted),
+            out.sink.valid.eq(tag.valid & (~tag.inside | word.valid)), here.eq(out.sink.valid & out.sink.ready),
+            out.sink.data.eq(Mux(tag.inside, word.data, 0)),
+            out.sink.chip.eq(tag.chip), out.sink.mem.eq(tag.mem), out.sink.last_word.eq(tag.end),
             tag.ready.eq(here),
             word.ready.eq(here & tag.inside),
-            self.done.eq(granted & end & ~self.halt),
+            self.done.eq(granted & out.source.last_word & ~self.halt),
             self.beat.eq(port.rdata.valid),
             self.active.eq(transfer.active | ~tags.empty | valid),
             self.stall.eq((~tags.empty | valid) & ~granted),
-        ]
-        self.sync += [
-            If(granted, valid.eq(0)),
-            If(here, valid.eq(1), data.eq(Mux(tag.inside, word.data, 0)), chip.eq(tag.chip), mem.eq(tag.mem), end.eq(tag.end)),
         ]

@@ -33,7 +33,7 @@ class Queue(LiteXModule):
                     ``start``, ``wait_token`` and ``wait_dram`` for the trace
     blocked         input: the head waits for a token that it lacks
     busy, waiting, stalled
-                    a unit runs; the head waits for a token while no unit runs; the running unit is stalled
+                    a unit runs; the head waits for a token while no unit runs; the running unit was stalled one cycle ago
     error, error_code, error_index
                     a unit's error, ERROR_DELAY cycles later
     Every unit has sink, done, error, error_code, halt, active, stall, and error_index where the failing descriptor need not
@@ -55,9 +55,10 @@ class Queue(LiteXModule):
         self.comb += [
             self.done.eq(reduce(or_, [u.done for u in self.units])),
             self.busy.eq(reduce(or_, [u.active for u in self.units])),
-            self.stalled.eq(reduce(or_, [u.stall for u in self.units])),
             head.done.eq(self.done), head.counted.eq(self.counted), self.add.eq(head.completed),
         ]
+        # A register: whether a unit stalls is known late in a cycle, and only counters want to know.
+        self.sync += self.stalled.eq(self.busy & reduce(or_, [u.stall for u in self.units]))
         self.add_hand_over(units)
         self.add_errors()
         if trace:

@@ -61,6 +61,7 @@ struct Sim {
 		for (int i = 0; i < 4; i++)
 			clock();
 		top.sys_rst = 0;
+		clock();                /* the core's reset is a cycle behind */
 	}
 
 	bool hold()
