@@ -1,6 +1,9 @@
 """A lane's weight tiles: the active one and the one being filled, in distributed RAM instead of registers.
 
-    row address   word * 2 + bank;   word: the tile's channel block among the gemm_words of a step
+    row address   bank, word, bank, word;   word: the tile's channel block among the gemm_words of a step
+
+Distributed RAM has 16 rows on an ECP5, four of which are used. The repeated bits take the place of constants, which would be
+wires across the chip from one common driver.
 
 Two flip-flops a weight bit would be 6,656 of them with gemm_words = 2; distributed RAM holds both tiles in the cells that
 choose between them.
@@ -11,6 +14,7 @@ from migen import *
 from litediffusion.cores.gemm_address import STORED_BITS
 
 GROUP = 4       # weights that share an address: with more, its bits have too far to go
+ROWS = 16       # of a distributed RAM
 
 
 class TileMemory(Module):
@@ -24,7 +28,7 @@ class TileMemory(Module):
 
     def __init__(self, config, n, row, bank):
         bits = GROUP * STORED_BITS
-        self.groups = [Memory(bits, 2 * config.gemm_words, name=f"tile_{n}_{g}") for g in range(config.k_lanes // GROUP)]
+        self.groups = [Memory(bits, ROWS, name=f"tile_{n}_{g}") for g in range(config.k_lanes // GROUP)]
 
         # # #
 
@@ -34,7 +38,10 @@ class TileMemory(Module):
         for g, memory in enumerate(self.groups):
             write = memory.get_port(write_capable=True, mode=NO_CHANGE)
             self.specials += write
-            self.comb += [write.adr.eq(Cat(bank, row.second)), write.we.eq(here), write.dat_w.eq(row.data[bits * g:bits * (g + 1)])]
+            self.comb += [write.adr.eq(self.address(bank, row.second)), write.we.eq(here), write.dat_w.eq(row.data[bits * g:bits * (g + 1)])]
+
+    def address(self, bank, word):
+        return Cat(bank, word, bank, word)
 
     def read(self, banks, words):
         """Stored operands of a row. banks, words : one for all groups, or a list with one each."""
@@ -44,6 +51,6 @@ class TileMemory(Module):
         for memory, bank, word in zip(self.groups, banks, words):
             port = memory.get_port(async_read=True)
             self.specials += port
-            self.comb += port.adr.eq(Cat(bank, word))
+            self.comb += port.adr.eq(self.address(bank, word))
             operands += [port.dat_r[at:at + STORED_BITS] for at in range(0, GROUP * STORED_BITS, STORED_BITS)]
         return operands

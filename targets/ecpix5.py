@@ -8,7 +8,6 @@ from litex_boards.targets.lambdaconcept_ecpix5 import _CRG as CRG
 
 from litediffusion.targets.array_clock import ECP5_ENGINE, add_array_clock
 from litediffusion.targets.board import BoardSoC, run_target
-from litediffusion.targets.floorplan import place_array
 from litediffusion.targets.ecpix5_dram import MT41K256M16
 
 # The platform's "sdcard" as SPI, and its level shifters: pin, 1 for out. DAT1 and DAT2 share DAT3's.
@@ -38,8 +37,6 @@ class ECPIX5SoC(BoardSoC):
         eth_phy = LiteEthPHYRGMII(platform.request("eth_clocks"), platform.request("eth"), rx_delay=0)
         BoardSoC.__init__(self, platform, sys_clk_freq, sdram_phy=phy, sdram_module=MT41K256M16(sys_clk_freq, "1:2"),
                           eth_phy=eth_phy, eth_data_width=32, **kwargs)
-        if device == "85F":
-            place_array(self.engine.core.gemm.array, "85")
         if card == "yes":
             self.add_card_pins()
             self.add_card()

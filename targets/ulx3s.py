@@ -13,7 +13,6 @@ from litex_boards.targets.radiona_ulx3s import _CRG as CRG
 
 from litediffusion.targets.array_clock import ECP5_ENGINE, add_array_clock
 from litediffusion.targets.board import BoardSoC, run_target
-from litediffusion.targets.floorplan import place_array
 
 
 class ULX3SSoC(BoardSoC):
@@ -22,7 +21,7 @@ class ULX3SSoC(BoardSoC):
     NAME = "ulx3s"
     DESCRIPTION = "litediffusion on Radiona's ULX3S"
     PLATFORM = radiona_ulx3s.Platform
-    SYS_CLK_FREQ = 44e6
+    SYS_CLK_FREQ = 37.5e6
     OPTIONS = {
         "device": ("LFE5U-85F", ["LFE5U-45F", "LFE5U-85F"], "ECP5 device."),
         "revision": ("2.0", ["1.7", "2.0"], "Board revision."),
@@ -45,8 +44,6 @@ class ULX3SSoC(BoardSoC):
         BoardSoC.__init__(self, platform, sys_clk_freq, sdram_phy=phy,
                           sdram_module=getattr(modules, sdram_module)(sys_clk_freq, sdram_rate),
                           **{**self.UART, **kwargs})
-        if device == "LFE5U-85F":
-            place_array(self.engine.core.gemm.array, "85")
         if appliance == "yes":
             self.add_card()
             self.videophy = VideoHDMIPHY(platform.request("gpdi"), clock_domain="hdmi")

@@ -1,5 +1,6 @@
 """Board targets: every one becomes Verilog, constraints and a script; options, tools, report. No place and route."""
 
+import re
 from dataclasses import replace
 import json
 import os
@@ -229,3 +230,14 @@ def test_readme_has_the_tables_and_every_board():
     readme = (Path(board.__file__).parent / "README.md").read_text()
     assert all(marker in readme for marker in report.MARKERS + synthesis.MARKERS)
     assert [name for name in BOARDS if f"`{name}.py`" not in readme] == []
+
+
+def test_array_has_places_of_its_own():
+    """Every multiplier of an 85F's array lies in a row of multiplier blocks, a lane's side by side, none in another's place."""
+    soc = ECPIX5SoC(config=board.engine_config(ECPIX5SoC, "ecpix5"))
+    lanes = [[dict(m.primitive.attr)["BEL"] for m in lane] for lane in soc.engine.core.gemm.array.multipliers]
+    assert [len(lane) for lane in lanes] == [16] * 8 and len({bel for lane in lanes for bel in lane}) == 128
+    for lane in lanes:
+        x, y, block = zip(*(re.fullmatch(r"X(\d+)/Y(\d+)/MULT18_([0145])", bel).groups() for bel in lane))
+        assert set(y) in ({"10"}, {"34"}, {"58"}) and sorted(map(int, x)) == list(map(int, x)) and int(x[-1]) - int(x[0]) < 40
+        assert all((int(a) - 4 - (2 if int(a) > 66 else 0)) % 9 == int(b) for a, b in zip(x, block))
