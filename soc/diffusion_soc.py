@@ -6,7 +6,7 @@ from litex.gen import LiteXModule
 from litex.soc.integration.soc import SoCRegion
 from litex.soc.integration.soc_core import SoCCore
 from litex.soc.interconnect import wishbone
-from liteeth.common import convert_ip, ethernet_type_ip, icmp_protocol
+from liteeth.common import convert_ip, ethernet_type_ip
 
 from litediffusion.cores.config import PRESETS
 from litediffusion.soc import mailbox, memory_map
@@ -62,8 +62,6 @@ class DiffusionSoC(Appliance, SoCCore):
                          cpu_variant="lite", integrated_rom_size=ROM_BYTES, integrated_rom_init=[0x6F],
                          integrated_sram_size=SRAM_BYTES, bus_timeout=BUS_TIMEOUT, timer_uptime=True, **kwargs)
         self.engine_config, self.window_size = config, window_size
-        for bus in ("cpu_bus0", "cpu_bus1"):
-            slice_master(self, bus)
         # liblitedram looks for the CSRs of a PHY to be trained under this name.
         setattr(self, "ddrphy" if sdram_phy.settings.memtype.startswith("DDR") else "sdrphy", sdram_phy)
         self.add_sdram("sdram", phy=sdram_phy, module=sdram_module, size=main_ram_size, l2_cache_size=0)
@@ -94,10 +92,7 @@ class DiffusionSoC(Appliance, SoCCore):
         record = self.etherbone.record
         self.etherbone_fix = PacketFIFOFix([record.receiver.fifo, record.sender.fifo])
         slice_master(self, "etherbone")
-        core = self.ethcore_etherbone
-        self.ip_buffer = PortBuffer(core.mac.crossbar, ethernet_type_ip)
-        self.icmp_buffer = PortBuffer(core.ip.crossbar, icmp_protocol)
-        self.etherbone_buffer = PortBuffer(core.udp.crossbar, UDP_PORT)
+        self.ip_buffer = PortBuffer(self.ethcore_etherbone.mac.crossbar, ethernet_type_ip)
 
     def add_bulk(self, ip_address):
         """The bulk transfer on a DRAM port of its own. The host finds it by the register and the constants."""
