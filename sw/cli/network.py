@@ -1,7 +1,6 @@
 """network: cycles of a whole network's evaluation, from its layers on the simulated engine of each board."""
 
 from dataclasses import replace
-from importlib import import_module
 import json as jsonlib
 from pathlib import Path
 from typing import Annotated, Optional
@@ -15,17 +14,13 @@ from litediffusion.sw.picture_time import BOARD_MEMORY
 DEFAULT_BOARDS = ["ecpix5", "ulx3s", "colorlight_i9"]
 
 
-def board_class(board):
-    """The SoC class of targets/<board>.py."""
-    module = import_module(f"litediffusion.targets.{board}")
-    return next(c for c in vars(module).values() if getattr(c, "NAME", None) == board)
-
-
 def board_engine(board, preset):
     """EngineConfig whose simulation takes the cycles of the board's engine: same sizes, portable multipliers."""
+    from litediffusion.targets.synthesis import soc_class       # brings LiteX: not when the command line starts
+
     if board not in BOARD_MEMORY:
         raise ValueError(f"board {board!r}: its memory is not known here; known: {sorted(BOARD_MEMORY)}")
-    config = replace(preset_config(preset), **board_class(board).ENGINE)
+    config = replace(preset_config(preset), **soc_class(board).ENGINE)
     # One fast array or two slow ones, and whichever multipliers: the same cycles. The name keeps the builds apart.
     return replace(config, array_clock=1, primitives="", lut_multipliers=False, name=f"{config.name}_{config.gemm_words}w{config.post_lanes}p",
                    dram_bytes=config.word_bytes // BOARD_MEMORY[board].word_cycles)
@@ -41,8 +36,10 @@ def engines(boards):
 
 def boards_of(reports):
     """{board: preset} of report.json files; without any, the boards that are usual."""
+    from litediffusion.targets.synthesis import soc_class       # brings LiteX: not when the command line starts
+
     if not reports:
-        return {board: board_class(board).PRESET for board in DEFAULT_BOARDS}
+        return {board: soc_class(board).PRESET for board in DEFAULT_BOARDS}
     data = [jsonlib.loads(path.read_text()) for path in reports]
     return {report["board"]: report["engine"] for report in data}
 
