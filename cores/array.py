@@ -12,9 +12,9 @@ The words of the cycle t become results at t + LATENCY:
     t + 1   words (registers at the memory)     words
     t + 2   operands, weights                   weights of a half  t + 2.5, t + 3;  operands  t + 1.5 ... t + 3
     t + 3   products                            multiplier's input, pipeline and output registers  t + 3 ... t + 4.5
-    t + 4   sums of two                         products, in logic cells  t + 4.5, t + 5
-    t + 5   tree                                sums of two  t + 5, t + 5.5
-    t + 6   tree                                tree  t + 5.5 ... t + 7
+    t + 4   sums of two                         sums of two  t + 4.5, t + 5
+    t + 5   tree                                tree  t + 5 ... t + 6.5
+    t + 6   tree                                one more register  t + 6.5, t + 7
     t + 7   tree                                both halves  t + 7.5
     t + 8   sums                                sums
     t + 9   W4 or W8                            W4 or W8
@@ -35,6 +35,7 @@ from litediffusion.cores.tile_memory import GROUP, TileMemory
 LATENCY = 9             # system cycles from the SPM words to ``low`` and ``high``
 OPERAND_BITS = 9        # a signed or unsigned byte
 COPIES = 4              # registers of an operand that share the lanes: one for all would be half a chip away from some
+SUM_STAGES = 5          # of the sums of half a cycle's products: for k_lanes = 16 one more than the tree has levels
 FAST = "sys2x"          # clock domain of the multipliers with array_clock = 2: twice the system clock, edges aligned
 
 
@@ -141,7 +142,7 @@ class DotArray(Module):
             chosen = self.add_fast_weights(n, tile, count // 2, phase)
             multipliers = [RegisteredMultiplier(a, w, PRODUCT_BITS, self.config.primitives)
                            for a, w in zip(copies[n * COPIES // self.config.n_lanes], self.multiplicands(n, chosen))]
-            lane = SplitSum([m.p for m in multipliers], [1] * 4)
+            lane = SplitSum([m.p for m in multipliers], [1] * SUM_STAGES)
             self.submodules += ClockDomainsRenamer(FAST)(lane)
             self.submodules += [ClockDomainsRenamer(FAST)(m) for m in multipliers]
             self.multipliers.append(multipliers)

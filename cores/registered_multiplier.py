@@ -1,4 +1,4 @@
-"""A signed multiplier with four register stages, as ordinary logic or as an FPGA's primitive."""
+"""A signed multiplier with three register stages, as ordinary logic or as an FPGA's primitive."""
 
 from migen import *
 
@@ -6,9 +6,7 @@ ECP5_BITS = 18
 
 
 class RegisteredMultiplier(Module):
-    """p = a * b four cycles later; registers at the inputs, between, at the output, and in logic cells.
-
-    The last ones are half way between the multiplier, which has its place in the FPGA, and the logic that uses ``p``.
+    """p = a * b three cycles later; registers at the inputs, between and at the output.
 
     a, b : signed signals of at most 18 bits; bits : those of the product that are used
     primitives : "ecp5": a MULT18X18D with its registers (Yosys infers the multiplier without them)
@@ -19,23 +17,21 @@ class RegisteredMultiplier(Module):
 
         # # #
 
-        out = Signal((bits, True), reset_less=True)
-        self.sync += self.p.eq(out)
         if primitives == "ecp5":
-            self.add_mult18x18d(a, b, out)
+            self.add_mult18x18d(a, b)
             return
         a_in, b_in = Signal((len(a), True), reset_less=True), Signal((len(b), True), reset_less=True)
         product = Signal((bits, True), reset_less=True)
-        self.sync += [a_in.eq(a), b_in.eq(b), product.eq(a_in * b_in), out.eq(product)]
+        self.sync += [a_in.eq(a), b_in.eq(b), product.eq(a_in * b_in), self.p.eq(product)]
 
-    def add_mult18x18d(self, a, b, out):
+    def add_mult18x18d(self, a, b):
         """All registers on CLK0, never reset. Its ports are unsigned wires: Yosys elaborates a module twice, the second
         time too late, where single bits of signed ones go to a primitive's ports. The operands take the upper ends of
         the inputs: zeros below need no wires, copies of a sign would."""
         bits_a, bits_b, bits_p = [Signal(bits) for bits in (ECP5_BITS, ECP5_BITS, 2 * ECP5_BITS)]
         shift_a, shift_b = ECP5_BITS - len(a), ECP5_BITS - len(b)
         self.comb += [bits_a.eq(Cat(C(0, shift_a), a) if shift_a else a), bits_b.eq(Cat(C(0, shift_b), b) if shift_b else b),
-                      out.eq(bits_p[shift_a + shift_b:])]
+                      self.p.eq(bits_p[shift_a + shift_b:])]
         registers = {f"p_REG_{stage}_{kind}": f"{kind}0" for stage in ("INPUTA", "INPUTB", "PIPELINE", "OUTPUT")
                      for kind in ("CLK", "CE", "RST")}
         ports = [(f"{direction}_{name}{i}", signal[i]) for direction, name, signal in

@@ -8,7 +8,7 @@ with the accumulator of ``ScalarUnit``, whose sums are all rounded and shifted b
     z     2^14 * value - slope * 64 * fraction
     x'    a * h (two digits) + c * x + b * eps + d * m + sigma * z
 
-28 cycles a lane, 6 more with guidance, 3 with d, 4 if clipped; 63 with noise, which is drawn meanwhile (two more for each of its
+30 cycles a lane, 7 more with guidance, 4 with d, 4 if clipped; 63 with noise, which is drawn meanwhile (two more for each of its
 leading zeros); about 10 a descriptor, when the SPM is free. Reads of u with w = 1 and of m with d = 0 are left out: they
 cannot change the result. A word's results are written while the next word is computed.
 A destination may be any of the sources, word by word; it must not overlap later words of a source.
@@ -119,27 +119,33 @@ class Sampler(LiteXModule):
         self.add_state()
 
     def add_memory(self):
-        """SPM accesses: the word of a source, from which ``value`` takes a lane, or results, which come first."""
+        """SPM accesses: the word of a source, from which ``value`` takes a lane, or results, which come first.
+
+        The address is registered on its way: sums and arbiter would be a long path together.
+        """
         c, d, spm = self.config, self.d, self.spm
         names = SOURCES + RESULTS
         self.results = results = Results(c.n_lanes)
         self.source, self.word = Signal(max=len(names)), Signal(len(d.n) + 1, reset_less=True)
         self.lane, self.value = Signal(log2_int(c.n_lanes), reset_less=True), Signal((STATE_BITS, True), reset_less=True)
-        self.read, self.write_word = Signal(), Signal(len(d.n), reset_less=True)
+        self.read, self.was_read, self.write_word = Signal(), Signal(), Signal(len(d.n), reset_less=True)
         region, base, offset = Signal(max=len(names)), Signal(16), Signal(len(d.n) + 1)
         self.end = Signal(17)
+        pending, writing, granted = Signal(), Signal(reset_less=True), Signal()
         self.comb += [
-            results.clear.eq(~self.active | self.halt), results.taken.eq(spm.ready & ~self.halt),
+            results.clear.eq(~self.active | self.halt), granted.eq(spm.valid & spm.ready),
+            results.taken.eq(granted & writing), self.was_read.eq(granted & ~writing),
             If(results.valid,
                 region.eq(Mux(results.second, names.index("md"), names.index("d"))), offset.eq(self.write_word),
-                spm.we.eq(2**len(spm.we) - 1),
             ).Else(region.eq(self.source), offset.eq(self.word)),
             base.eq(choose(region, [getattr(d, name) for name in names])),
             self.end.eq(base + offset),
-            spm.valid.eq((results.valid | self.read) & ~self.halt), spm.adr.eq(self.end), spm.dat_w.eq(results.word),
+            spm.valid.eq(pending & ~self.halt), spm.we.eq(Replicate(writing, len(spm.we))), spm.dat_w.eq(results.word),
         ]
         at = lambda i: spm.dat_r[i * STATE_BITS:(i + 1) * STATE_BITS]
         self.sync += [
+            If(~pending, spm.adr.eq(self.end), writing.eq(results.valid)),
+            pending.eq(~self.halt & ~granted & (pending | results.valid | self.read)),
             If(spm.rvalid, self.value.eq(choose(self.lane, [at(i) for i in range(c.n_lanes)]))),
             If(results.idle, self.write_word.eq(self.word)),
         ]
@@ -212,8 +218,7 @@ class Sampler(LiteXModule):
 
     def read_source(self, state, name, following):
         """States ``state``, in which the lane's value of a source is read, and the one in which it arrives."""
-        taken = self.read & self.spm.ready & ~self.results.valid
-        self.fsm.act(state, self.source.eq(SOURCES.index(name)), self.read.eq(1), If(taken, NextState(f"{state}_DATA")))
+        self.fsm.act(state, self.source.eq(SOURCES.index(name)), self.read.eq(1), If(self.was_read, NextState(f"{state}_DATA")))
         self.fsm.act(f"{state}_DATA", NextState(following))
 
     def add_eps(self):

@@ -43,13 +43,15 @@ def calibrate(graph, table, labels, null_label, guidance, images=32, seed=1, pro
     shape = next(n.shape for n in graph.nodes.values() if n.op == "input")
     x = rng.standard_normal((images,) + tuple(shape))
     y = np.asarray(labels)[np.arange(images) % len(labels)]
-    both = np.concatenate([y, np.full(images, null_label)])
+    guided = guidance != 1.0
+    both = np.concatenate([y, np.full(images, null_label)]) if guided else y
     ranges, cache = {name: np.zeros(len(table)) for name in graph.nodes}, {}
     for step, coefs in enumerate(table):
         def watch(name, tensor, step=step):
             ranges[name][step] = best_range(tensor.flatten())
-        eps = evaluate(graph, np.concatenate([x, x]), step, both, watch, cache).numpy()
-        eps = eps[images:] + guidance * (eps[:images] - eps[images:])
+        eps = evaluate(graph, np.concatenate([x, x]) if guided else x, step, both, watch, cache).numpy()
+        if guided:
+            eps = eps[images:] + guidance * (eps[:images] - eps[images:])
         x = float_step(x, eps, coefs) + coefs["sigma"] / (1 << 14) * rng.standard_normal(x.shape)
         if progress:
             progress(step + 1, len(table))

@@ -7,10 +7,11 @@ op            inputs          attributes
 input         -               -                                       the noisy image (Q3.12 at run time)
 step_table    -               values [T, C]                           row of the current step
 label_table   -               values [labels, C]                      row of the label
-conv          x (, r)         weight [M, C, kh, kw], bias [M] or None, stride, pad, pad_end (after the last row and
+conv          x (, r)         weight [M, C, kh, kw], bias [M] or [T, M] (by step) or None, stride, pad, pad_end (after the last row and
                               column, else pad), up (nearest x2 first);
                               after fusion: r is added (or a vector broadcast), then function
-norm          x               gamma [C], beta [C], groups, eps, (function after fusion)   GroupNorm
+norm          x               gamma, beta [C] or [T, C] (by step), groups, eps, (function after fusion)   GroupNorm
+modulate      x, v            -                                       x * (1 + v[:C]) + v[C:], v a vector of 2C channels
 act           x               function (see isa.ACT)
 add           a, b            -                                       b may be a vector
 cat           a, b, ...       -                                       along C
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-OPS = ("input", "step_table", "label_table", "conv", "norm", "act", "add", "cat", "attention", "upsample")
+OPS = ("input", "step_table", "label_table", "conv", "norm", "modulate", "act", "add", "cat", "attention", "upsample")
 
 
 class GraphError(ValueError):
@@ -89,6 +90,10 @@ def _expected_shape(graph, node):
         if len({s[1:] for s in shapes}) != 1:
             raise GraphError(f"{node.name} ({node.path}): concat of different sizes {shapes}")
         return (sum(s[0] for s in shapes),) + shapes[0][1:]
+    if node.op == "modulate":
+        if shapes[1] != (2 * shapes[0][0], 1, 1):
+            raise GraphError(f"{node.name} ({node.path}): {shapes[0]} modulated by {shapes[1]}; must be a vector of twice the channels")
+        return shapes[0]
     if node.op == "attention":
         return shapes[0]
     if node.op == "upsample":

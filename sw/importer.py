@@ -13,15 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from litediffusion.sw.graph import Graph, GraphError, Node, conv_shape, verify
+from litediffusion.sw.graph import GraphError, verify
+from litediffusion.sw.graph_builder import GraphBuilder, UnsupportedLayer
 from litediffusion.sw.reference import evaluate
-
-
-class UnsupportedLayer(GraphError):
-    """A layer that the engine cannot run. The message names the layer, the reason and where it stands."""
-
-    def __init__(self, what, reason, path):
-        super().__init__(f"unsupported layer {what} at {path or 'the top of the model'}: {reason}")
 
 
 ACTIVATIONS = {nn.SiLU: "SILU", nn.ReLU: "RELU", nn.GELU: "GELU", nn.Tanh: "TANH",
@@ -43,53 +37,49 @@ def array(tensor):
     return tensor.detach().cpu().double().numpy()
 
 
-class _Import:
+def optional_array(tensor):
+    return None if tensor is None else array(tensor)
+
+
+class _Import(GraphBuilder):
     """State of one import: the graph so far and the IR name of every fx node."""
 
     def __init__(self, model, shape, timesteps):
-        self.model, self.shape, self.timesteps = model, shape, np.asarray(timesteps)
-        self.graph, self.names, self.path = Graph(), {}, ""
+        GraphBuilder.__init__(self)
+        self.model, self.input_shape, self.timesteps, self.names = model, shape, np.asarray(timesteps), {}
 
-    def add(self, name, op, inputs, shape, **attrs):
-        return self.graph.add(Node(name, op, list(inputs), tuple(shape), attrs, self.path))
+    def linear_module(self, name, x, module):
+        return self.linear(name, x, array(module.weight), optional_array(module.bias))
 
-    def conv(self, name, x, weight, bias, stride=1, pad=0):
-        attrs = {"weight": array(weight), "bias": None if bias is None else array(bias), "stride": stride, "pad": pad, "up": False}
-        return self.add(name, "conv", [x], conv_shape(self.graph.shape(x), attrs), **attrs)
-
-    def linear(self, name, x, module):
-        return self.conv(name, x, module.weight[:, :, None, None], module.bias)
-
-    def norm(self, name, x, module):
-        c = self.graph.shape(x)[0]
+    def norm_module(self, name, x, module):
+        c = self.shape(x)[0]
         gamma, beta = (np.ones(c), np.zeros(c)) if module.weight is None else (array(module.weight), array(module.bias))
-        return self.add(name, "norm", [x], self.graph.shape(x), gamma=gamma, beta=beta, groups=module.num_groups, eps=module.eps)
+        return self.norm(name, x, gamma, beta, module.num_groups, module.eps)
 
-    def attention(self, name, x, module):
-        shape = self.graph.shape(x)
-        n = self.norm(f"{name}.norm", x, module.norm)
-        q, k, v = (self.linear(f"{name}.{part}", n, getattr(module, part)) for part in "qkv")
-        mixed = self.add(f"{name}.mix", "attention", [q, k, v], shape, heads=module.heads)
-        return self.add(f"{name}.sum", "add", [self.linear(f"{name}.out", mixed, module.out), x], shape)
+    def attention_block(self, name, x, module):
+        n = self.norm_module(f"{name}.norm", x, module.norm)
+        q, k, v = (self.linear_module(f"{name}.{part}", n, getattr(module, part)) for part in "qkv")
+        mixed = self.attention(f"{name}.mix", q, k, v, module.heads)
+        return self.add(f"{name}.sum", self.linear_module(f"{name}.out", mixed, module.out), x)
 
     def module(self, path, x):
-        module, name = self.model.get_submodule(path), self.unique(path)
+        module, name = self.model.get_submodule(path), path
         if isinstance(module, nn.Conv2d):
             return self.conv2d(name, x, module)
         if isinstance(module, nn.Linear):
             if self.graph.shape(x)[1:] != (1, 1):
                 raise UnsupportedLayer("Linear", f"input {self.graph.shape(x)} is no vector", path)
-            return self.linear(name, x, module)
+            return self.linear_module(name, x, module)
         if isinstance(module, nn.GroupNorm):
-            return self.norm(name, x, module)
+            return self.norm_module(name, x, module)
         if is_attention(module):
-            return self.attention(name, x, module)
+            return self.attention_block(name, x, module)
         if type(module) in ACTIVATIONS:
-            return self.add(name, "act", [x], self.graph.shape(x), function=ACTIVATIONS[type(module)])
+            return self.act(name, x, ACTIVATIONS[type(module)])
         if isinstance(module, nn.Upsample):
-            return self.upsample(name, x, module.scale_factor, module.mode)
+            return self.interpolate(name, x, module.scale_factor, module.mode)
         if isinstance(module, nn.AvgPool2d):
-            return self.average(name, x, module)
+            return self.average_pool(name, x, module)
         if isinstance(module, (nn.Identity, nn.Dropout)):
             return x
         raise UnsupportedLayer(type(module).__name__, "there is no instruction sequence for it", path)
@@ -105,43 +95,37 @@ class _Import:
                             f"padding={module.padding}, only equal on both axes")):
             if not ok:
                 raise UnsupportedLayer("Conv2d", reason, self.path)
-        return self.conv(name, x, module.weight, module.bias, module.stride[0], module.padding[0])
+        return self.conv(name, x, array(module.weight), optional_array(module.bias), module.stride[0], module.padding[0])
 
-    def average(self, name, x, module):
-        """2x2 average as a stride-2 conv with the identity / 4 as weights: exact, and it needs no unit of its own."""
+    def average_pool(self, name, x, module):
         if (module.kernel_size, module.stride, module.padding) not in ((2, 2, 0), ((2, 2), (2, 2), (0, 0)), ((2, 2), (2, 2), 0)):
             raise UnsupportedLayer("AvgPool2d", f"kernel {module.kernel_size}, stride {module.stride}, padding {module.padding}; "
                                    "only 2x2 with stride 2", self.path)
-        eye = torch.eye(self.graph.shape(x)[0])[:, :, None, None].expand(-1, -1, 2, 2) / 4
-        return self.conv(name, x, eye, None, stride=2)
+        return self.average(name, x)
 
-    def upsample(self, name, x, factor, mode):
+    def interpolate(self, name, x, factor, mode):
         if mode != "nearest" or factor not in (2, 2.0, (2, 2), (2.0, 2.0)):
             raise UnsupportedLayer("interpolate", f"mode={mode!r}, scale_factor={factor}, only nearest x2", self.path)
-        c, h, w = self.graph.shape(x)
-        return self.add(name, "upsample", [x], (c, 2 * h, 2 * w))
+        return self.upsample(name, x)
 
     def function(self, node, args):
-        target, name = node.target, self.unique(node.name)
+        target, name = node.target, node.name
         if target in (operator.add, torch.add):
             a, b = args
             if node.kwargs or not (isinstance(a, str) and isinstance(b, str)):
                 raise UnsupportedLayer("add", f"of {a!r} and {b!r} {node.kwargs or ''}; only two tensors", self.path)
-            if self.graph.shape(a)[1:] == (1, 1) and self.graph.shape(b)[1:] != (1, 1):
-                a, b = b, a
-            return self.add(name, "add", [a, b], self.graph.shape(a))
+            return self.add(name, a, b)
         if target is torch.cat:
             dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
             if dim != 1:
                 raise UnsupportedLayer("cat", f"dim={dim}, only 1 (channels)", self.path)
-            shapes = [self.graph.shape(a) for a in args[0]]
-            return self.add(name, "cat", args[0], (sum(s[0] for s in shapes),) + shapes[0][1:])
+            return self.cat(name, args[0])
         if target is F.interpolate:
-            return self.upsample(name, args[0], node.kwargs.get("scale_factor"), node.kwargs.get("mode", "nearest"))
+            return self.interpolate(name, args[0], node.kwargs.get("scale_factor"), node.kwargs.get("mode", "nearest"))
         if target in ACTIVATIONS:
             if node.kwargs.get("approximate", "none") != "none":
                 raise UnsupportedLayer("gelu", f"approximate={node.kwargs['approximate']!r}, only the exact one", self.path)
-            return self.add(name, "act", [args[0]], self.graph.shape(args[0]), function=ACTIVATIONS[target])
+            return self.act(name, args[0], ACTIVATIONS[target])
         if target is operator.getitem:
             if node.args[1] == (slice(None), slice(None), None, None):
                 return args[0]
@@ -150,14 +134,8 @@ class _Import:
             if args != ("t",) or node.kwargs:
                 raise UnsupportedLayer("timestep_embedding", f"called with {args} {node.kwargs}; only with the timestep t", self.path)
             values = array(target(torch.as_tensor(self.timesteps)))
-            return self.add(name, "step_table", [], (values.shape[1], 1, 1), values=values)
+            return self.step_table(name, values)
         raise UnsupportedLayer(getattr(target, "__name__", str(target)), "the engine has no such operation", self.path)
-
-    def unique(self, name):
-        base, count = name, 1
-        while name in self.graph.nodes:
-            name, count = f"{base}_{count}", count + 1
-        return name
 
     def visit(self, node):
         stack = node.meta.get("nn_module_stack") or {}
@@ -169,7 +147,7 @@ class _Import:
                 raise UnsupportedLayer("forward", f"a fourth input {node.name!r}; it must be forward(x, t, y)", "")
             self.names[node] = ("x", "t", "y")[index]
             if index == 0:
-                self.add("x", "input", [], self.shape)
+                self.node("x", "input", [], self.input_shape)
         elif node.op == "call_module":
             self.path = node.target
             module = self.model.get_submodule(node.target)
@@ -177,7 +155,7 @@ class _Import:
                 if lookup(node.args[0]) != "y":
                     raise UnsupportedLayer("Embedding", "its index is not the label y", self.path)
                 values = array(module.weight)
-                self.names[node] = self.add(self.unique(node.target), "label_table", [], (values.shape[1], 1, 1), values=values)
+                self.names[node] = self.label_table(node.target, values)
             else:
                 self.names[node] = self.module(node.target, lookup(node.args[0]))
         elif node.op == "call_function":

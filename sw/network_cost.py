@@ -9,7 +9,7 @@ layer is a program of its own, so that filling and emptying the queues is counte
 import numpy as np
 
 from litediffusion.cores.machine import Machine
-from litediffusion.sw.compiler.compile import assemble, resources_of
+from litediffusion.sw.compiler.assemble import assemble, resources_of
 from litediffusion.sw.compiler.image import Image
 from litediffusion.sw.compiler.sampler import update_items
 from litediffusion.sw.compiler.tiled_program import TiledProgram
@@ -113,7 +113,7 @@ def update_cycles(device, config, size, channels):
     resources = resources_of(items)
     image.place(resources)
     image.place_steps(resources)
-    at, length, _ = assemble(items, image, {"PARAM": (0, config.param_words)}, ["update"])
+    at, length = assemble(items, image, {"PARAM": (0, config.param_words)}, ["update"])
     device.write(0, image.finish().tobytes())
     return device.run_program(at, length)["cycles"]
 

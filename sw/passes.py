@@ -4,7 +4,11 @@ After the passes a conv may have a second input (added before its activation) an
 ``function``; upsample and stand-alone act / add nodes remain only where they could not be fused.
 """
 
+import numpy as np
+import torch
+
 from litediffusion.sw.graph import verify
+from litediffusion.sw.reference import ACT
 
 
 def _drop(graph, name, replacement):
@@ -18,6 +22,47 @@ def _rename(graph, old, new):
     graph.nodes[old].name = new
     graph.nodes = {node.name: node for node in graph.nodes.values()}
     graph.replace_input(old, new)
+
+
+def _step_values(graph, node):
+    """Values [steps, C] of a vector layer whose inputs are step tables."""
+    x = [graph.nodes[i].attrs["values"] for i in node.inputs]
+    if node.op == "conv":
+        bias = node.attrs["bias"]
+        return x[0] @ node.attrs["weight"][:, :, 0, 0].T + (0 if bias is None else bias)
+    if node.op == "act":
+        return ACT[node.attrs["function"]](torch.as_tensor(x[0])).numpy()
+    return np.concatenate(x, axis=1) if node.op == "cat" else x[0] + x[1]
+
+
+def fold_steps(graph):
+    """Layers of the timestep alone become step tables; a table added to a conv's output becomes its bias by step, and one that
+    modulates a norm its gamma and beta. Exact: a sampler visits finitely many timesteps."""
+    is_table = lambda name: graph.nodes[name].op == "step_table"
+    # A vector that something else is added to stays a layer, whose second operand that is.
+    mixed = lambda user: user.op == "add" and user.shape[1:] == (1, 1) and not all(map(is_table, user.inputs[1:]))
+    for node in list(graph.nodes.values()):
+        if node.op in ("conv", "act", "add", "cat") and all(map(is_table, node.inputs)) and not any(map(mixed, graph.users(node.name))):
+            node.attrs = {"values": _step_values(graph, node)}
+            node.op, node.inputs = "step_table", []
+    for node in list(graph.nodes.values()):
+        if node.op not in ("add", "modulate") or not is_table(node.inputs[1]):
+            continue
+        before, values = graph.nodes[node.inputs[0]], graph.nodes[node.inputs[1]].attrs["values"]
+        if len(graph.users(before.name)) > 1:
+            continue
+        if node.op == "add" and before.op == "conv":
+            before.attrs["bias"] = values + (0 if before.attrs["bias"] is None else before.attrs["bias"])
+        elif node.op == "modulate" and before.op == "norm":
+            scale, shift = np.split(values, 2, axis=1)
+            gamma, beta = before.attrs["gamma"], before.attrs["beta"]
+            before.attrs.update(gamma=gamma * (1 + scale), beta=beta * (1 + scale) + shift)
+        else:
+            continue
+        _drop(graph, node.name, before.name)
+    for node in list(graph.nodes.values()):
+        if node.op == "step_table" and not graph.users(node.name):
+            del graph.nodes[node.name]
 
 
 def share_activations(graph):
@@ -69,7 +114,7 @@ def fuse_act(graph):
             _drop(graph, node.name, producer.name)
 
 
-PASSES = (share_activations, fold_upsample, fuse_add, fuse_act)
+PASSES = (fold_steps, share_activations, fold_upsample, fuse_add, fuse_act)
 
 
 def run_passes(graph):

@@ -5,11 +5,15 @@
 
 from dataclasses import dataclass
 import importlib
+from pathlib import Path
 
 import numpy as np
 
 from litediffusion.cores.config import PRESETS
+from litediffusion.soc.mailbox import MAX_BATCH
+from litediffusion.soc.memory_map import WINDOW_SIZE
 from litediffusion.sw.compiler.compile import check_bits, compile_graph
+from litediffusion.sw.compiler.items import CompileError
 from litediffusion.sw.container import check_config, evaluations, fixed_guidance
 from litediffusion.sw.devices.base import Job
 from litediffusion.sw.schedule import sampler_table
@@ -24,17 +28,72 @@ class ModelSource:
     """A torch model with what the compiler must know.
 
     model : nn.Module, forward(x, t, y); shape : (C, H, W); labels : number of labels a user may ask for;
-    null_label : label of the unconditional evaluation.
+    null_label : label of the unconditional evaluation; guidance : scale to be used unless another one is asked for.
     """
     model: object
     shape: tuple
     labels: int
     null_label: int
     name: str
+    guidance: float = 2.0
+
+    def graph(self, timesteps):
+        """Graph as imported, for the sampler's timesteps."""
+        from litediffusion.sw.importer import import_unet
+
+        return import_unet(self.model, self.shape, timesteps)
+
+    def sampler(self, name, steps, eta):
+        """(timesteps, coefficients of each step)."""
+        return sampler_table(name or "ddim", steps, eta)
 
 
-def load_model(name, weights=None):
-    """``digits`` (the packaged model), or ``package.module:function`` that returns a ModelSource. Raises ModelError."""
+@dataclass
+class FolderSource:
+    """A UNet2DModel in a folder as diffusers saves it; ``size``: of the picture, None: as its config says."""
+    folder: object
+    size: object = None
+    labels: int = 1
+    null_label: int = 0
+    guidance: float = 1.0
+
+    def __post_init__(self):
+        from litediffusion.sw.diffusers.unet2d import checked_config, image_size
+
+        config = checked_config(self.folder.config)
+        self.name, self.labels = self.folder.name, config["num_class_embeds"] or 1
+        self.shape = (config["in_channels"], *image_size(config, self.size))
+
+    def graph(self, timesteps):
+        from litediffusion.sw.diffusers.unet2d import import_unet2d
+
+        return import_unet2d(self.folder.config, self.folder.weights, timesteps, self.size)
+
+    def sampler(self, name, steps, eta):
+        from litediffusion.sw.diffusers.scheduler import scheduler_table
+
+        return scheduler_table(self.folder.scheduler or {}, steps, name, eta)
+
+
+def load_folder(path, size=None):
+    """FolderSource of a diffusers model's or pipeline's folder. Raises ModelError, FolderError, UnsupportedLayer."""
+    from litediffusion.sw.diffusers.folder import open_folder
+
+    folder = open_folder(path)
+    kind = folder.config.get("_class_name", "UNet2DModel")
+    if kind != "UNet2DModel":
+        raise ModelError(f"{path}: holds a {kind}; UNet2DModel is what can be compiled so far")
+    return FolderSource(folder, size)
+
+
+def load_model(name, weights=None, size=None):
+    """The model by its name. Raises ModelError.
+
+    name : ``digits`` (the packaged model), a folder as diffusers saves it, or ``package.module:function`` that returns a
+    ModelSource; weights : of digits; size : height and width of the picture, for a folder.
+    """
+    if Path(name).is_dir():
+        return load_folder(name, size)
     if name == "digits":
         from litediffusion.sw.digits.unet import IMAGE_SIZE, NULL_CLASS, NUM_CLASSES, load_unet
         try:
@@ -44,7 +103,8 @@ def load_model(name, weights=None):
         return ModelSource(model, (1, IMAGE_SIZE, IMAGE_SIZE), NUM_CLASSES, NULL_CLASS, "digits")
     module, _, function = name.partition(":")
     if not function:
-        raise ModelError(f"model {name!r} is unknown; use 'digits' or 'package.module:function' returning a ModelSource")
+        raise ModelError(f"model {name!r} is unknown; use 'digits', a folder of a diffusers model, or 'package.module:function' "
+                         "returning a ModelSource")
     try:
         source = getattr(importlib.import_module(module), function)()
     except Exception as error:           # the user's code may raise anything
@@ -54,25 +114,35 @@ def load_model(name, weights=None):
     return source
 
 
-def import_model(source, steps, sampler="ddim", eta=0.0):
-    """(graph after the passes, sampler table)."""
-    from litediffusion.sw.importer import import_unet
+def import_model(source, steps, sampler=None, eta=0.0):
+    """(graph after the passes, sampler table). ``sampler``: None is the model's own."""
     from litediffusion.sw.passes import run_passes
 
-    timesteps, table = sampler_table(sampler, steps, eta)
-    return run_passes(import_unet(source.model, source.shape, timesteps)), table
+    timesteps, table = source.sampler(sampler, steps, eta)
+    return run_passes(source.graph(timesteps)), table
 
 
-def compile_model(source, *, steps=20, sampler="ddim", eta=0.0, guidance=2.0, bits=8, per_step=True, config=PRESETS["ecpix5"],
-                  images=16, seed=1, progress=None, ranges=None):
-    """ModelSource -> Program. ``images``, ``seed``: of the calibration; ``ranges``: a calibration made before."""
+def compile_model(source, *, steps=20, sampler=None, eta=0.0, guidance=None, bits=8, per_step=True, config=PRESETS["ecpix5"],
+                  images=16, seed=1, progress=None, ranges=None, batch=MAX_BATCH, window_size=WINDOW_SIZE, tiled=None):
+    """ModelSource or FolderSource -> Program.
+
+    guidance : None is the source's; images, seed : of the calibration; ranges : a calibration made before; batch : pictures of
+    a job at most; tiled : activations in DRAM, None: if the layers do not fit on chip.
+    """
     check_bits(bits)
+    guidance = source.guidance if guidance is None else guidance
     graph, table = import_model(source, steps, sampler, eta)
     if ranges is None:
         from litediffusion.sw.calibrate import calibrate
         ranges = calibrate(graph, table, range(source.labels), source.null_label, guidance, images, seed, progress)
-    return compile_graph(graph, config, table, ranges, bits=bits, per_step=per_step, null_label=source.null_label,
-                         labels=source.labels, guidance=guidance, name=source.name)
+    options = dict(bits=bits, per_step=per_step, null_label=source.null_label, labels=source.labels, guidance=guidance, name=source.name,
+                   batch=batch, window_size=window_size)
+    if tiled is None:
+        try:
+            return compile_graph(graph, config, table, ranges, **options)
+        except CompileError:
+            tiled = True
+    return compile_graph(graph, config, table, ranges, tiled=tiled, **options)
 
 
 def check_guidance(guidance):

@@ -14,12 +14,15 @@ def _attention(q, k, v, heads):
     return (split(v) @ torch.softmax(scores, -1).transpose(2, 3)).reshape(b, c, h, w)
 
 
-def _conv(node, x, cache):
+def _by_step(values, step):
+    """float32 tensor [C] of an attribute that is [C] or [steps, C]; None stays None."""
+    return None if values is None else torch.as_tensor(values[step] if values.ndim == 2 else values, dtype=torch.float32)
+
+
+def _conv(node, x, step, cache):
     if node.name not in cache:
-        bias = node.attrs["bias"]
-        cache[node.name] = (torch.as_tensor(node.attrs["weight"], dtype=torch.float32),
-                            None if bias is None else torch.as_tensor(bias, dtype=torch.float32))
-    weight, bias = cache[node.name]
+        cache[node.name] = torch.as_tensor(node.attrs["weight"], dtype=torch.float32)
+    weight, bias = cache[node.name], _by_step(node.attrs["bias"], step)
     if node.attrs.get("up"):
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
     begin = node.attrs["pad"]
@@ -41,15 +44,18 @@ def _node(node, args, step, labels, x, cache):
     if node.op == "label_table":
         return torch.as_tensor(a["values"], dtype=torch.float32)[labels][:, :, None, None]
     if node.op == "conv":
-        y = _conv(node, args[0], cache)
+        y = _conv(node, args[0], step, cache)
         return _function(a, y + args[1] if len(args) > 1 else y)
     if node.op == "norm":
-        gamma, beta = (torch.as_tensor(a[k], dtype=torch.float32) for k in ("gamma", "beta"))
+        gamma, beta = (_by_step(a[k], step) for k in ("gamma", "beta"))
         return _function(a, F.group_norm(args[0], a["groups"], gamma, beta, a["eps"]))
     if node.op == "act":
         return ACT[a["function"]](args[0])
     if node.op == "add":
         return args[0] + args[1]
+    if node.op == "modulate":
+        scale, shift = args[1].chunk(2, 1)
+        return args[0] * (1 + scale) + shift
     if node.op == "cat":
         return torch.cat(args, 1)
     if node.op == "attention":

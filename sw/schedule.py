@@ -34,7 +34,25 @@ def _fixed(**coefs):
     return out
 
 
-def ddim_coefs(ab, ab_next, eta=0.0, clip=1.0, recompute_eps=True):
+def prediction_coefs(ab, prediction="epsilon"):
+    """((c1, c2), (e1, e2)) with x0 = c1 x + c2 out and eps = e1 x + e2 out for what a network predicts.
+
+    prediction : "epsilon" (the noise), "sample" (x0) or "v_prediction" (Salimans and Ho 2022). Raises ValueError.
+    """
+    signal, noise = np.sqrt(ab), np.sqrt(1 - ab)
+    known = {"epsilon": ((1 / signal, -noise / signal), (0.0, 1.0)),
+             "sample": ((0.0, 1.0), (1 / noise, -signal / noise)),
+             "v_prediction": ((signal, -noise), (noise, signal))}
+    if prediction not in known:
+        raise ValueError(f"prediction_type={prediction!r}; known: {', '.join(known)}")
+    return known[prediction]
+
+
+def _clip(clip):
+    return int(round(clip * STATE_ONE)) if clip else NO_CLIP
+
+
+def ddim_coefs(ab, ab_next, eta=0.0, clip=1.0, recompute_eps=True, prediction="epsilon"):
     """DDIM: x' = sqrt(ab') x0 + k eps + sigma z with k = sqrt(1 - ab' - sigma^2) and x0 clipped.
 
     ``recompute_eps``: eps is derived again from the clipped x0 (diffusers: use_clipped_model_output), which keeps guided
@@ -42,20 +60,24 @@ def ddim_coefs(ab, ab_next, eta=0.0, clip=1.0, recompute_eps=True):
     """
     sigma = eta * np.sqrt((1 - ab_next) / (1 - ab)) * np.sqrt(1 - ab / ab_next)
     k = np.sqrt(max(1 - ab_next - sigma ** 2, 0.0))
-    a, b, c = np.sqrt(ab_next), k, 0.0
+    (c1, c2), (e1, e2) = prediction_coefs(ab, prediction)
+    a, b, c = np.sqrt(ab_next), k * e2, k * e1
     if recompute_eps:
         c = k / np.sqrt(1 - ab)
         a, b = a - c * np.sqrt(ab), 0.0
-    return _fixed(c1=1 / np.sqrt(ab), c2=-np.sqrt((1 - ab) / ab), clip=int(round(clip * STATE_ONE)) if clip else NO_CLIP,
-                  a=a, b=b, c=c, d=0.0, sigma=sigma)
+    return _fixed(c1=c1, c2=c2, clip=_clip(clip), a=a, b=b, c=c, d=0.0, sigma=sigma)
 
 
-def ddpm_coefs(ab, ab_next, clip=1.0):
-    """DDPM with the clipped x0: posterior mean and variance of x' given x and x0 (alpha = ab / ab')."""
+def ddpm_coefs(ab, ab_next, clip=1.0, prediction="epsilon", large=False):
+    """DDPM with the clipped x0: posterior mean and variance of x' given x and x0 (alpha = ab / ab').
+
+    ``large``: the variance is beta instead (Ho et al. 2020, section 3.2; diffusers: fixed_large), and 0 in the last step.
+    """
     alpha, beta = ab / ab_next, 1 - ab / ab_next
-    return _fixed(c1=1 / np.sqrt(ab), c2=-np.sqrt((1 - ab) / ab), clip=int(round(clip * STATE_ONE)) if clip else NO_CLIP,
-                  a=np.sqrt(ab_next) * beta / (1 - ab), b=0.0, c=np.sqrt(alpha) * (1 - ab_next) / (1 - ab), d=0.0,
-                  sigma=np.sqrt(beta * (1 - ab_next) / (1 - ab)))
+    (c1, c2), _ = prediction_coefs(ab, prediction)
+    return _fixed(c1=c1, c2=c2, clip=_clip(clip), a=np.sqrt(ab_next) * beta / (1 - ab), b=0.0,
+                  c=np.sqrt(alpha) * (1 - ab_next) / (1 - ab), d=0.0,
+                  sigma=np.sqrt(beta * (ab_next < 1) if large else beta * (1 - ab_next) / (1 - ab)))
 
 
 def noise_coefs():

@@ -28,7 +28,7 @@ def run_eval(program, config, x, step, labels):
     """eps [B, 1, 16, 16] float of the integer program for latents x (float)."""
     b, meta = len(x), program.meta
     window = np.zeros((b, meta["image_bytes"]), np.uint8)
-    window[:, meta["image_base"]:] = program.image
+    window[:, meta["image_base"]:meta["image_base"] + len(program.image)] = program.image
     latents = np.zeros((b, 256, 8), np.int16)
     latents[:, :, 0] = np.clip(np.round(x * 4096), -32768, 32767).reshape(b, 256)
     at = meta["buffers"]["latent"]

@@ -14,7 +14,7 @@ from litediffusion.cores.split_sum import PRODUCT_BITS
 from litediffusion.targets.verilator import build
 
 HERE = Path(__file__).parent
-LATENCY = 4
+LATENCY = 3
 MAIN = """
 #include <cstdint>
 #include "Vmultipliers.h"

@@ -7,7 +7,7 @@ import pytest
 
 from litediffusion.cores.config import PRESETS, EngineConfig
 from litediffusion.cores.machine import Machine
-from litediffusion.sw.compiler.compile import assemble, resources_of
+from litediffusion.sw.compiler.assemble import assemble, resources_of
 from litediffusion.sw.compiler.image import Image
 from litediffusion.sw.compiler.sampler import finish_items, init_items, pieces, update_items
 from litediffusion.sw.schedule import sampler_table
@@ -26,7 +26,7 @@ def run(config):
     resources = [r for part in parts for r in resources_of(part)]
     image.place(resources)
     image.place_steps(resources)
-    init, update, finish = (assemble(part, image, {"PARAM": (0, config.param_words)}, ["layer"])[:2] for part in parts)
+    init, update, finish = (assemble(part, image, {"PARAM": (0, config.param_words)}, ["layer"]) for part in parts)
     memory = image.finish()
     eps = np.random.default_rng(1).integers(-4000, 4000, 16 * WORDS, dtype=np.int16)
     memory[buffers["eps"]:buffers["eps"] + 32 * WORDS] = eps.view(np.uint8)

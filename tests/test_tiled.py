@@ -163,7 +163,7 @@ def test_statistics_over_tiles():
     assert (case.machine.stat_q[0, 4:8].reshape(-1) == (out ** 2).sum(axis=(1, 2))).all()
 
 
-@pytest.mark.parametrize("channels, size, heads, config", [(32, 8, 1, SMALL), (32, 8, 2, SMALL), (64, 4, 1, SMALL), (64, 12, 2, None)])
+@pytest.mark.parametrize("channels, size, heads, config", [(32, 8, 1, SMALL), (32, 8, 2, SMALL), (64, 4, 1, SMALL), (64, 12, 2, None), (32, 16, 2, None), (32, 16, 1, None)])
 def test_attention_is_near_float(channels, size, heads, config):
     rng = np.random.default_rng(channels + heads)
     program = TiledProgram(replace(config, wbuf_words=2048) if config else EngineConfig())

@@ -64,11 +64,13 @@ def transfer_progress(bar, text):
 
 
 @contextmanager
-def opened(name, csr_csv=None):
-    """A device that is closed at the end."""
+def opened(name, csr_csv=None, program=None):
+    """A device that is closed at the end; a simulated one has room for ``program``."""
+    from litediffusion.soc.memory_map import SELFTEST_BYTES, WINDOW_SIZE
     from litediffusion.sw.devices.open import open_device
 
-    device = open_device(name, csr_csv=csr_csv)
+    needed = program.meta["image_bytes"] + SELFTEST_BYTES if program else 0
+    device = open_device(name, csr_csv=csr_csv, window_size=max(WINDOW_SIZE, needed))
     try:
         yield device
     finally:
@@ -76,8 +78,8 @@ def opened(name, csr_csv=None):
             device.close()
 
 
-def load_program(path, device=None):
-    """Program of a .ldp file, refused if it was made for another configuration than the device's."""
+def load_program(path):
+    """Program of a .ldp file."""
     from litediffusion.sw.container import load
 
-    return load(path, device.config_hash if device else None)
+    return load(path)

@@ -60,8 +60,9 @@ def generate(program: ProgramFile, labels: Labels, device: DeviceName = "model",
     begin = time.monotonic()
     with friendly_errors():
         make_folder(output)
-    with friendly_errors(), opened(device, csr) as dev, progress_bar("start") as bar:
-        pictures = run(dev, load_program(program, dev), labels, [seed + i for i in range(len(labels))], guidance, bar)
+        loaded = load_program(program)
+    with friendly_errors(), opened(device, csr, loaded) as dev, progress_bar("start") as bar:
+        pictures = run(dev, loaded, labels, [seed + i for i in range(len(labels))], guidance, bar)
         save_grid(pictures.pixels, output)
         np.save(output.with_suffix(".npy"), pictures.latents[:, -1])
     report = dict(figures(pictures, labels, seed, device, time.monotonic() - begin), output=str(output))
@@ -78,9 +79,10 @@ def compare(program: ProgramFile, labels: Labels, device: DeviceName = "rtl",
     """Run the same pictures on two devices and compare every latent of every step and every pixel."""
     results = []
     with friendly_errors():
+        loaded = load_program(program)
         for name in (device, reference):
-            with opened(name, csr) as dev, progress_bar(name) as bar:
-                results.append(run(dev, load_program(program, dev), labels, [seed + i for i in range(len(labels))], guidance, bar))
+            with opened(name, csr, loaded) as dev, progress_bar(name) as bar:
+                results.append(run(dev, loaded, labels, [seed + i for i in range(len(labels))], guidance, bar))
     a, b = results
     wrong = [int((x != y).sum()) for x, y in ((a.latents, b.latents), (a.pixels, b.pixels))]
     report = {"device": device, "reference": reference, "latents": int(a.latents.size), "latents_different": wrong[0],

@@ -51,10 +51,11 @@ def profile(program: Annotated[Path, typer.Argument(help=".ldp file")], device: 
     from litediffusion.sw import profiling
     from litediffusion.sw.pipeline import upload
 
-    with friendly_errors(), opened(device, csr) as dev:
+    with friendly_errors():
         if device == "model":
             raise ValueError("the model device has no cycles; profile on rtl or litex://HOST:PORT")
-        loaded = load_program(program, dev)
+        loaded = load_program(program)
+    with friendly_errors(), opened(device, csr, loaded) as dev:
         if step >= loaded.meta["steps"]:
             raise ValueError(f"step {step}: the program has steps 0..{loaded.meta['steps'] - 1}")
         make_folder(output)

@@ -25,7 +25,7 @@ class CompileError(ValueError):
 
 @dataclass(eq=False)
 class Resource:
-    """Constant data brought on chip ahead of its use: weight tiles (WBUF), activations (SPM) or parameter records (PARAM).
+    """Data brought on chip ahead of their use: weight tiles (WBUF), activations (SPM) or parameter records (PARAM).
 
     ``data`` is uint8 [bytes], or [steps, bytes] for step-indexed data. ``addr`` is set by the prefetcher, which loads it
     not before item ``after`` of the program.
@@ -37,6 +37,7 @@ class Resource:
     dram: int = -1
     stepped: bool = False
     after: int = 0
+    spilled: bool = False
 
     @property
     def words(self):
@@ -50,7 +51,7 @@ class Resource:
 @dataclass(eq=False)
 class Operand(Resource):
     """A part of a tensor that an earlier layer made, brought on chip like constant data: ``rows`` pieces of ``length``
-    words, ``pitch`` words apart in DRAM."""
+    words, ``pitch`` words apart in DRAM. ``spilled``: ``dram`` counts from the spill buffer."""
     rows: int = 1
     length: int = 0
     pitch: int = 0
@@ -69,7 +70,8 @@ class Operand(Resource):
 class Item:
     """One instruction. ``reads`` / ``writes``: (memory, first, end) intervals in the memory's own unit.
 
-    ``needs``: {field: (Resource, offset)}; the field becomes resource address + offset.
+    ``needs``: {field: (Resource, offset)}; the field becomes resource address + offset. ``spilled``: the field ``dram``
+    counts from the spill buffer, whose place is known last.
     """
     op: str
     fields: dict
@@ -77,6 +79,7 @@ class Item:
     reads: list = field(default_factory=list)
     writes: list = field(default_factory=list)
     needs: dict = field(default_factory=dict)
+    spilled: bool = False
 
     @property
     def queue(self):

@@ -7,7 +7,7 @@ all fit, given up after it (the products of all parts then accumulate in one pas
 import numpy as np
 
 from litediffusion.cores import isa
-from litediffusion.sw.compiler.compile import assemble, resources_of
+from litediffusion.sw.compiler.assemble import assemble, resources_of
 from litediffusion.sw.compiler.image import Image
 from litediffusion.sw.compiler.items import CompileError
 from litediffusion.sw.compiler.lower_conv import ConvLowering
@@ -66,7 +66,7 @@ class StreamedConv(ConvLowering):
         for i in range(index, index + AHEAD):
             self.load(i)
         super().gemm(source, *args)
-        if not self.keep:
+        if not self.keep and source is not self.sources[-1]:
             self.state.spm.free(self.loaded.pop(index))
 
     def store(self, out, block):
@@ -90,5 +90,5 @@ def compile_layer(config, weight, bias, shape, *, bits=8, part=16, s_x=1.0, s_ou
     resources = resources_of(state.items)
     image.place(resources)
     image.place_steps(resources)
-    at, length, _ = assemble(state.items, image, state.areas, state.layers)
+    at, length = assemble(state.items, image, state.areas, state.layers)
     return image.finish(), (at, length), x_at, y_at, node.shape

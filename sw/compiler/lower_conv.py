@@ -144,16 +144,23 @@ class ConvLowering:
     def tile(self, parts, first, count, y, rows):
         pixels = rows * self.plan.ow
         acc, acc_region = self.state.accumulators(count * pixels, self.w4)
-        for i, (source, blocks, resource) in enumerate(parts):
-            self.gemm(source, blocks, resource, (y, rows), dict(ng=count, acc=acc, ags=pixels, accumulate=int(i > 0)), acc_region)
-        self.drain(first, count, acc, acc_region, y * self.plan.ow, pixels)
+        *before, last = parts
+        for i, part in enumerate(before):
+            self.gemm(*part, (y, rows), dict(ng=count, acc=acc, ags=pixels, accumulate=int(i > 0)), acc_region)
+        # The last part is multiplied a block at a time: POST drains one while the next is completed.
+        step = 2 if before and count % 2 == 0 and not self.w4 else count
+        for g in range(0, count, step):
+            at = acc + g * pixels
+            region = acc_region if step == count else [("ACC", at, at + step * pixels)]
+            self.gemm(*last, (y, rows), dict(ng=step, acc=at, ags=pixels, accumulate=int(bool(before))), region, g)
+            self.drain(first + g, step, at, region, y * self.plan.ow, pixels)
 
-    def gemm(self, source, blocks, resource, tile, fields, acc_region):
-        """One GEMM: some blocks of one source, added to what the earlier ones made."""
+    def gemm(self, source, blocks, resource, tile, fields, acc_region, group=0):
+        """One GEMM: some blocks of one source, added to what the earlier ones made; ``group``: first one in the resource."""
         tiles = len(blocks) * self.plan.kh * self.plan.kw
         fields.update(gemm_fields(self.node, source, blocks, *tile), wts=8, wgs=8 * tiles, w4=int(self.w4))
         reads = input_region(self.node, source, blocks, *tile) + (acc_region if fields["accumulate"] else [])
-        self.state.emit("GEMM", fields, reads, acc_region, {"wt": (resource, 0)})
+        self.state.emit("GEMM", fields, reads, acc_region, {"wt": (resource, 8 * tiles * group)})
 
     def drain(self, first, count, acc, acc_region, pixel, pixels):
         if not self.w4:

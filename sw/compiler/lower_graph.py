@@ -7,20 +7,19 @@ from litediffusion.sw.compiler.items import CompileError, spm_words
 from litediffusion.sw.compiler.lower_attention import AttentionLowering
 from litediffusion.sw.compiler.lower_conv import ConvLowering
 from litediffusion.sw.compiler.lower_norm import NormLowering
-from litediffusion.sw.compiler.records import RECORD, fixed1, output_scalars, v_unit
+from litediffusion.sw.compiler.records import latent_records
 from litediffusion.sw.compiler.state import State, Tensor
-
-STATE_UNIT = 1.0 / 4096      # real value of one count of a latent (Q3.12)
 
 
 class GraphLowering(State):
     """Emits the items of one evaluation: latents in, eps (int16 words) out.
 
-    After ``run``: ``items``, ``layers``, and ``latent`` / ``eps`` (SPM words) of the LOAD and STORE to be addressed.
+    After ``run``: ``items``, ``layers`` and ``areas``, and ``spill_words`` of DRAM for activations.
     """
 
-    def __init__(self, config, graph, scales, bits, steps):
+    def __init__(self, config, graph, scales, bits, steps, image, buffers):
         super().__init__(config, graph, scales, bits, steps)
+        self.image, self.buffers = image, buffers
         self.kinds, self.norms, self.done = self.classify(), {}, set()
         for node in graph.nodes.values():
             for name in node.inputs:
@@ -77,15 +76,11 @@ class GraphLowering(State):
         c, h, w = node.shape
         if c > 8:
             raise CompileError(f"layer {node.name}: {c} input channels, the limit is 8")
-        self.latent_words = h * w
         latent = self.words(h * w, node.name)
         region = [("SPM", latent, latent + h * w)]
-        self.latent_load = self.emit("LOAD", dict(n0=1, n1=1, n2=h * w, addr=latent), writes=region)
+        self.emit("LOAD", dict(dram=self.buffers["latent"], n0=1, n1=1, n2=h * w, addr=latent), writes=region)
         out = self.alloc(node.name, node.shape, self.needs_stats(node.name))
-        record = np.zeros((self.steps, 1), RECORD)
-        m, shift = fixed1(STATE_UNIT * v_unit(None, self.scale(node.name)), node.name)
-        record["mult"], record["shift"] = m[:, None, None], shift[:, None]
-        output_scalars(record, None, self.scale(node.name))
+        record = latent_records(self.scale(node.name), node.name)
         self.emit("POST", dict(n0=1, n1=1, n2=h * w, src=isa.SRC["INT16"], a=2 * latent, as2=2, dst=isa.DST["SPM"], d=out.hword(0),
                                ds2=2, **self.stat_fields(out)), region, out.region(), {"p": (self.params(record), 0)})
         self.spm.free(latent)
@@ -99,10 +94,8 @@ class GraphLowering(State):
         padded = np.zeros((rows, -(-c // 16) * 16), np.int8)
         padded[:, :c] = quantised
         out = self.alloc(node.name, node.shape)
-        self.tables = getattr(self, "tables", [])
-        load = self.emit("LOAD", dict(n0=1, n1=1, n2=out.blocks, addr=out.addr, idx0=isa.INDEX[index], idx0_stride=padded.shape[1]),
-                         writes=out.region())
-        self.tables.append((load, padded.view(np.uint8)))
+        self.emit("LOAD", dict(dram=self.image.constant(padded.view(np.uint8)), n0=1, n1=1, n2=out.blocks, addr=out.addr,
+                               idx0=isa.INDEX[index], idx0_stride=padded.shape[1]), writes=out.region())
 
     def step_table(self, node):
         scale = self.scale(node.name)[:, None]
@@ -131,8 +124,8 @@ class GraphLowering(State):
         if norm:
             self.norm_finished(self.graph.nodes[norm])
         if final:
-            self.eps_store = self.emit("STORE", dict(n0=1, n1=1, n2=out.pixels, addr=out.addr, idx0=isa.INDEX["SLOT"]),
-                                       reads=out.region())
+            self.emit("STORE", dict(dram=self.buffers["eps"], n0=1, n1=1, n2=out.pixels, addr=out.addr, idx0=isa.INDEX["SLOT"],
+                                    idx0_stride=self.buffers["eps_stride"]), reads=out.region())
         self.finish_inputs(node)
 
     def following_norm(self, name):

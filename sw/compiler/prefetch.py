@@ -1,5 +1,7 @@
 """Prefetch: places constant data (weights, records) in rings and puts its LOADs as far ahead of the use as space allows."""
 
+from collections import deque
+
 from litediffusion.cores import isa
 from litediffusion.sw.compiler.items import WORD_BYTES, CompileError, Item, Pool
 
@@ -14,7 +16,8 @@ def load_item(resource, image):
     fields.update(mem=isa.MEM[resource.mem], addr=resource.addr * unit)
     if resource.stepped:
         fields.update(idx0=isa.INDEX["STEP"], idx0_stride=image.step_stride)
-    return Item("LOAD", fields, resource.layer, reads, [(resource.mem, resource.addr, resource.addr + resource.words // unit)])
+    return Item("LOAD", fields, resource.layer, reads, [(resource.mem, resource.addr, resource.addr + resource.words // unit)],
+                spilled=resource.spilled)
 
 
 def _spans(items):
@@ -33,8 +36,8 @@ class Prefetcher:
     def __init__(self, items, image, areas, layer_names):
         self.items, self.image, self.names = items, image, layer_names
         self.pools = {mem: Pool(size, base) for mem, (base, size) in areas.items()}
-        self.pending, self.spans = _spans(items)
-        self.out = []
+        pending, self.spans = _spans(items)
+        self.pending, self.out = deque(pending), []
 
     def _try_load(self, resource):
         words = resource.words
@@ -58,7 +61,7 @@ class Prefetcher:
                     raise CompileError(f"layer {self.names[resource.layer]}: {WORD_BYTES * resource.words} bytes of constants do "
                                        f"not fit the {resource.mem} of {pool.size} units; use a larger configuration")
                 return
-            self.pending.pop(0)
+            self.pending.popleft()
 
     def run(self):
         """The items with LOADs woven in and resource addresses filled in."""

@@ -56,10 +56,22 @@ def v_unit(function, s_out):
     return np.full_like(s_out, ACT_ONE) if function else 2.0 ** PLAIN_FRACTION / s_out
 
 
+STATE_UNIT = 1.0 / 4096      # real value of one count of a latent (Q3.12)
+
+
+def latent_records(s_out, what):
+    """Records [steps, 1] that turn latents into int8 of scale ``s_out`` [steps]."""
+    record = np.zeros((len(s_out), 1), RECORD)
+    m, shift = fixed1(STATE_UNIT * v_unit(None, s_out), what)
+    record["mult"], record["shift"] = m[:, None, None], shift[:, None]
+    output_scalars(record, None, s_out)
+    return record
+
+
 def conv_records(scale, bias, s_x, s_out, s_r, function, what):
     """Records [steps, groups] of a conv: v = acc * scale * s_x + bias (+ r * s_r), then the function.
 
-    scale [M] weight scales, bias [M] or None, s_x, s_out, s_r (or None) [steps].
+    scale [M] weight scales, bias [M], [steps, M] or None, s_x, s_out, s_r (or None) [steps].
     """
     groups = -(-len(scale) // 8)
     unit = v_unit(function, s_out)
@@ -81,7 +93,7 @@ def norm_records(node, first, channels, s_x, s_out, pixels, what):
 
     v is Q4.11: gamma * (q - mean) / sigma * 2^11. ``channels`` from ``first`` on, of one source with scale s_x.
     """
-    gamma, beta = (node.attrs[k][first:first + channels] for k in ("gamma", "beta"))
+    gamma, beta = (node.attrs[k][..., first:first + channels] for k in ("gamma", "beta"))      # [C] or [steps, C]
     groups = -(-channels // 8)
     gsize = node.shape[0] // node.attrs["groups"]
     fraction = int(np.clip(14 - np.ceil(np.log2(max(np.abs(gamma).max(), 1e-6))), 0, 20))

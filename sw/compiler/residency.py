@@ -8,11 +8,11 @@ class Residency:
 
     Tensors of the layer under way are ``pinned``. When space is missing, the unpinned tensor whose next use is furthest
     is stored (once: tensors do not change after their layer) and loaded again before that use. DRAM offsets count from
-    the spill buffer, ``spills`` are the items to which its place is to be added.
+    the spill buffer.
     """
 
     def start_residency(self):
-        self.pinned, self.spills, self.spill_words, self.position = set(), [], 0, 0
+        self.pinned, self.spill_words, self.position = set(), 0, 0
         self.order = {name: i for i, name in enumerate(self.graph.nodes)}
 
     def begin_layer(self, node):
@@ -79,4 +79,4 @@ class Residency:
         fields = dict(dram=WORD_BYTES * t.dram, n0=1, n1=t.blocks, n2=t.pixels, s1=t.pixels, addr=t.addr, d1=t.plane)
         here, there = t.region(), [("DRAM", t.dram, t.dram + t.blocks * t.pixels)]
         reads, writes = (here, there) if op == "STORE" else (there, here)
-        self.spills.append(self.emit(op, fields, reads, writes))
+        self.emit(op, fields, reads, writes, spilled=True)

@@ -12,29 +12,43 @@ def _sources(graph, name):
     return [s for i in node.inputs for s in _sources(graph, i)] if node.op == "cat" else [name]
 
 
+def _crosses(graph, node):
+    """True if a norm's groups cross the borders of its input's parts."""
+    size = node.shape[0] // node.attrs["groups"]
+    return any(graph.shape(s)[0] % size for s in _sources(graph, node.inputs[0]))
+
+
 def _shared(graph):
-    """Sets of tensors that must have one scale: parts of the same concat, joined where concats share a part."""
+    """[(names, equal)]: tensors whose scales belong together, because one product mixes their channels.
+
+    They are the parts of a concat that a conv reads, joined where concats share a part. ``equal``: a group of channels of
+    a norm mixes them as well.
+    """
     groups = []
     for node in graph.nodes.values():
-        if node.op == "conv" and graph.nodes[node.inputs[0]].op == "cat":
-            group = set(_sources(graph, node.inputs[0]))
-            touching = [g for g in groups if g & group]
-            groups = [g for g in groups if not g & group] + [group.union(*touching)]
+        crossing = node.op == "norm" and _crosses(graph, node)
+        if (node.op == "conv" and graph.nodes[node.inputs[0]].op == "cat") or crossing:
+            names, equal = set(_sources(graph, node.inputs[0])), crossing
+            touching = [g for g in groups if g[0] & names]
+            groups = [g for g in groups if g not in touching]
+            groups.append((names.union(*(g[0] for g in touching)), equal or any(g[1] for g in touching)))
     return groups
 
 
-def choose_scales(graph, ranges, per_step):
+def choose_scales(graph, ranges, per_step, split=False):
     """{tensor: scale [steps]}.
 
-    The parts of a concat that a conv reads share one scale, because one product mixes their channels.
+    ``split``: parts of a concat keep scales of their own, in a ratio that is the same at all steps, for the weights to take
+    up; otherwise, and where a norm mixes them, they share one scale.
     """
     scales = {}
     for name, r in ranges.items():
         r = np.asarray(r, dtype=float) / 127.0
         fixed = not per_step or graph.nodes[name].op == "label_table"
         scales[name] = np.full_like(r, r.max()) if fixed else r
-    for group in _shared(graph):
-        shared = np.max([scales[p] for p in group], axis=0)
-        scales.update(dict.fromkeys(group, shared))
+    for names, equal in _shared(graph):
+        top = {name: 1.0 if equal or not split else scales[name].max() for name in names}
+        common = np.max([scales[name] / top[name] for name in names], axis=0)
+        scales.update({name: common * top[name] for name in names})
     scales[graph.output] = np.full(len(scales[graph.output]), EPS_SCALE)
     return scales

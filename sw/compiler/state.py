@@ -85,8 +85,8 @@ class State(Residency):
         self.layer = len(self.layers)
         self.layers.append(name)
 
-    def emit(self, op, fields, reads=(), writes=(), needs=None):
-        item = Item(op, fields, self.layer, list(reads), list(writes), needs or {})
+    def emit(self, op, fields, reads=(), writes=(), needs=None, spilled=False):
+        item = Item(op, fields, self.layer, list(reads), list(writes), needs or {}, spilled)
         self.items.append(item)
         return item
 

@@ -6,6 +6,8 @@
 The scores of the next rows are made before the values of these, so that POST's softmax hides behind products.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from litediffusion.cores import isa
@@ -25,34 +27,35 @@ BUFFERS = 2              # places on chip for queries, probabilities and results
 
 def as_tokens(tensor):
     """The same tensor with a pixel a row: rows are then tokens."""
-    return DramTensor(tensor.name, (tensor.shape[0], tensor.pixels, 1), tensor.at, tensor.scale)
+    return replace(tensor, shape=(tensor.shape[0], tensor.pixels, 1), stat=-1)
 
 
 def transposed_values(program, name, tokens, weight, scale):
-    """V^T [token blocks][channels][16 tokens] of normalised tokens; weight [C, C], ``scale`` of V (the bias comes after PV)."""
+    """V^T [token blocks][channels][16 tokens] of normalised tokens; weight [M, C], ``scale`` of V (the bias comes after PV)."""
     q, w_scale = quantise_weights(weight.reshape(1, -1), 8)
-    c, state = weight.shape[0], program.state
+    (m, c), state = weight.shape, program.state
     state.begin(name)
-    data = q.reshape(c, c // 16, 16).transpose(1, 0, 2)
-    at = program.image.constant(np.ascontiguousarray(data).view(np.uint8))
-    rows = DramTensor(f"{name}.weight", (c, c, 1), at, w_scale * tokens.scale)
-    out = program.tensor(name, (tokens.pixels, c, 1), scale)
-    node = Node(name, "conv", [], out.shape, {"weight": weight.reshape(c, c, 1, 1), "bias": None, "stride": 1, "pad": 0})
+    padded = np.pad(q.reshape(m, c), ((0, 0), (0, -c % 16)))
+    at = program.image.constant(padded.reshape(m, -1, 16).transpose(1, 0, 2).copy().view(np.uint8))
+    rows = DramTensor(f"{name}.weight", (c, m, 1), at, w_scale * tokens.scale)
+    out = program.tensor(name, (tokens.pixels, m, 1), scale)
+    node = Node(name, "conv", [], out.shape, {"weight": weight[:, :, None, None], "bias": None, "stride": 1, "pad": 0})
     TiledConv(state, node, [rows], out, TokenWeights(state, tokens, 1.0)).run()
     return out
 
 
 class TiledAttention:
-    """softmax(q k^T / sqrt(d)) v. query, key, out : DramTensor [C, H, W]; value : V^T; bias : of V [C]."""
+    """softmax(q k^T / sqrt(d)) v. query, key, out : DramTensor [C, H, W]; value : V^T; bias : of V [C];
+    width : d of the scale 1 / sqrt(d), if heads were filled up with zeros to C / heads channels."""
 
-    def __init__(self, state, name, query, key, value, bias, out, heads=1):
+    def __init__(self, state, name, query, key, value, bias, out, heads=1, width=None):
         self.c, self.n, self.heads = query.shape[0], query.pixels, heads
         self.d, self.name, self.state = self.c // heads, name, state
         if self.c % heads or self.d % 16 or self.n % 16:
             raise CompileError(f"layer {name}: {self.n} tokens, heads of {self.d} channels; both must be multiples of 16")
         self.query, self.key, self.value, self.out = as_tokens(query), key, value, as_tokens(out)
         self.after = len(state.items)
-        self.score_params = state.params(score_records(query.scale, key.scale, self.d))
+        self.score_params = state.params(score_records(query.scale, key.scale, width or self.d))
         self.mix_params = state.params(mix_records(value.scale, out.scale, bias))
         self.tiles = balanced(self.n, self.rows())
         self.plane = odd_plane(self.tiles[0][1])
@@ -97,7 +100,7 @@ class TiledAttention:
                 blocks = min(step, source.blocks - block)
                 start = tensor.at // WORD_BYTES + (first + block) * tensor.pixels + column + 8 * group
                 weights = Operand("WBUF", None, state.layer, dram=WORD_BYTES * start, after=self.after, rows=blocks,
-                                  length=8 * groups, pitch=tensor.pixels)
+                                  length=8 * groups, pitch=tensor.pixels, spilled=tensor.spilled)
                 state.emit("GEMM", dict(ng=groups, nkb=blocks, nky=1, nkx=1, noy=1, nox=rows, x=source.addr + block * source.plane,
                                         xk=source.plane, xw=rows, h=1, w=rows, wts=8 * groups, wgs=8, acc=acc + group * rows,
                                         ags=rows, accumulate=int(block > 0), xu=int(unsigned)),
@@ -109,8 +112,7 @@ class TiledAttention:
         head, first, rows = piece
         state, groups, block = self.state, self.n // 8, head * self.d // 16
         q, p = self.place(0, number, self.d, rows), self.place(2, number, self.n, rows)
-        fields, there = self.query.transfer(block, q.blocks, first, rows)
-        state.emit("LOAD", dict(fields, addr=q.addr, d1=q.plane), there, q.region())
+        move(state, "LOAD", self.query, block, first, q)
         acc, region = self.products(q, self.key, block, groups, 0, False)
         row = state.rows(rows)
         records = [("ROW", row, row + rows)]

@@ -55,13 +55,13 @@ class TokenWeights:
         tensor, (first, groups) = self.tensor, chunk
         start = tensor.at // WORD_BYTES + (channels.start // 16 + blocks.start) * tensor.pixels + 8 * first
         return Operand("WBUF", None, self.state.layer, dram=WORD_BYTES * start, after=self.after, rows=len(blocks),
-                       length=8 * groups, pitch=tensor.pixels)
+                       length=8 * groups, pitch=tensor.pixels, spilled=tensor.spilled)
 
 
 class TiledConv:
     """Emits one conv node.
 
-    sources : DramTensor parts of the input (one scale); out : DramTensor; weights : ConvWeights or TokenWeights;
+    sources : DramTensor parts of the input (the weights are for the first one's scale); out : DramTensor; weights : ConvWeights or TokenWeights;
     norm : None or (params resource, function, scale [steps] of the normalised input); operand : None or DramTensor, as
     large as ``out`` or a vector, that is added; w4 : int4 weights; final : int16 output of up to 8 channels, v itself.
     """
@@ -79,8 +79,6 @@ class TiledConv:
 
     def records(self):
         node, s_x = self.node, self.norm[2] if self.norm else self.sources[0].scale
-        if any((s.scale != self.sources[0].scale).any() for s in self.sources):
-            raise CompileError(f"layer {node.name}: the parts of its input have different scales; they must share one")
         s_r = self.operand.scale if self.operand else None
         record = conv_records(self.weights.scale, node.attrs["bias"], s_x, self.out.scale, s_r, node.attrs.get("function"), node.name)
         if self.final:

@@ -7,10 +7,10 @@ an image and, run one after the other, the engine's statistics records.
 import numpy as np
 
 from litediffusion.cores import isa
-from litediffusion.sw.compiler.compile import assemble, resources_of
+from litediffusion.sw.compiler.assemble import assemble, resources_of
 from litediffusion.sw.compiler.image import Image
 from litediffusion.sw.compiler.items import CompileError
-from litediffusion.sw.compiler.records import RECORD, norm_records
+from litediffusion.sw.compiler.records import RECORD, latent_records, norm_records
 from litediffusion.sw.compiler.scales import EPS_SCALE
 from litediffusion.sw.compiler.state import State, Tensor
 from litediffusion.sw.compiler.tiled_attention import TiledAttention, transposed_values
@@ -31,53 +31,105 @@ def identity_record():
 class TiledProgram:
     """Collects layers; ``finish`` gives (byte offset, descriptors) of the program in ``image``."""
 
-    def __init__(self, config, image=None):
-        self.config, self.image = config, image or Image(1)
-        self.state = State(config, Graph(), {}, {}, 1)
+    def __init__(self, config, image=None, steps=1):
+        self.config, self.image, self.steps = config, image or Image(steps), steps
+        self.state = State(config, Graph(), {}, {}, steps)
+
+    def by_step(self, scale):
+        """A scale, one for all steps or one a step, as [steps]."""
+        return np.broadcast_to(np.asarray(scale, float), (self.steps,))
 
     def tensor(self, name, shape, scale, stat=-1):
         """A DramTensor in the image, its content up to the caller."""
-        tensor = DramTensor(name, tuple(shape), 0, np.full(1, float(scale)), stat)
-        tensor.at = self.image.buffer(tensor.bytes)
+        tensor = DramTensor(name, tuple(shape), 0, self.by_step(scale), stat)
+        tensor.at = self.space(tensor)
         return tensor
 
+    def space(self, tensor):
+        """Where a new tensor lies: a buffer of its own."""
+        return self.image.buffer(tensor.bytes)
+
     # --- layers ------------------------------------------------------------------------------------------------------
+
+    def latents(self, name, shape, scale, dram, stat=-1):
+        """The int8 tensor of latents (int16 words, at byte ``dram``)."""
+        self.state.begin(name)
+        out = self.tensor(name, shape, scale, stat)
+        words = DramTensor(f"{name}.words", shape, dram, out.scale)
+        params = self.state.params(latent_records(out.scale, name))
+        for block, on_chip, first, groups in self.blocks(words):
+            fields = dict(n0=1, n1=1, n2=on_chip.pixels, src=isa.SRC["INT16"], a=on_chip.hword(0), as2=2, dst=isa.DST["SPM"],
+                          d=on_chip.hword(0), ds2=2)
+            if stat >= 0:
+                fields.update(stat=1, stat_acc=int(first > 0), stat_rec=stat)
+            self.state.emit("POST", fields, on_chip.region(), on_chip.region(), {"p": (params, 0)})
+            move(self.state, "STORE", out, block, first, on_chip)
+        return out
 
     def conv(self, name, sources, attrs, scale=None, *, norm=None, operand=None, bits=8, stat=-1):
         """A convolution of the channels of ``sources`` together; its output tensor.
 
-        attrs : of a conv node (weight, bias, stride, pad ...); scale : of the output, None: the network's int16 output;
-        norm : (attrs of a norm node, scale of the normalised input), whose statistics are in the records of sources[0]
-        and those after it; operand : tensor to add; stat : first record for the output's statistics.
+        attrs : of a conv node (weight, bias, stride, pad ...), the weight with 16 input channels for every block of every source;
+        scale : of the output, None: the network's int16 output; norm : (attrs of a norm node, scale of the normalised input),
+        whose statistics are in the sources' records; operand : tensor to add; stat : first record for the output's statistics.
         """
         self.state.begin(name)
-        shape = (sum(s.shape[0] for s in sources),) + sources[0].shape[1:]
+        shape = (attrs["weight"].shape[1],) + tuple(sources[0].shape[1:])
         attrs = dict({"bias": None, "stride": 1, "pad": 0}, **attrs)
+        if not norm:
+            attrs["weight"] = self.one_scale(name, sources, attrs["weight"])
         node = Node(name, "conv", [s.name for s in sources], conv_shape(shape, attrs), attrs)
         final = scale is None
         if final and node.shape[0] > 8:
             raise CompileError(f"layer {name}: {node.shape[0]} output channels, the limit of an int16 output is 8")
-        out = self.tensor(name, node.shape, EPS_SCALE if final else scale, stat)
-        prepared = self.prepare_norm(name, sources, shape, *norm) if norm else None
+        out = self.final_tensor(name, node.shape) if final else self.tensor(name, node.shape, scale, stat)
+        prepared = self.prepare_norm(name, sources, *norm) if norm else None
         w4 = bits == 4 and not final
         weights = ConvWeights(self.state, self.image, node, w4)
         TiledConv(self.state, node, sources, out, weights, prepared, operand, w4, final).run()
         return out
 
-    def prepare_norm(self, name, sources, shape, attrs, scale):
-        """NORM from the statistics of all sources: (params, function, scale [1])."""
-        first = sources[0].stat
-        if first < 0 or any((s.scale != sources[0].scale).any() for s in sources):
-            raise CompileError(f"layer {name}: the input of its norm keeps no statistics, or its parts have different scales")
-        if shape[0] % attrs["groups"] or any(s.shape[0] % 16 for s in sources[:-1]):
-            raise CompileError(f"layer {name}: a norm of {attrs['groups']} groups over parts of {[s.shape[0] for s in sources]} channels; "
-                               "groups must divide the channels, and all parts but the last must be multiples of 16")
-        node, scale = Node(name, "norm", [], tuple(shape), attrs), np.full(1, float(scale))
-        pixels, size = shape[1] * shape[2], shape[0] // attrs["groups"]
-        params = self.state.params(norm_records(node, 0, shape[0], sources[0].scale, scale, pixels, name))
-        self.state.emit("NORM", dict(ngroups=attrs["groups"], gsize=size, count=size * pixels, stat_rec=first),
-                        needs={"p": (params, 0), "pd": (params, 0)})
+    def one_scale(self, name, sources, weight):
+        """The weights for an input whose parts all have the first one's scale."""
+        ratios = [s.scale / sources[0].scale for s in sources]
+        if any(np.ptp(r) > 1e-9 * r.max() for r in ratios):
+            raise CompileError(f"layer {name}: the scales of its input's parts are not in the same ratio at all steps")
+        channels = np.repeat([r[0] for r in ratios], [16 * s.blocks for s in sources])[:weight.shape[1]]
+        return weight * channels[None, :, None, None]
+
+    def final_tensor(self, name, shape):
+        """Where the network's int16 output goes."""
+        return self.tensor(name, shape, EPS_SCALE)
+
+    def prepare_norm(self, name, sources, attrs, scale):
+        """NORM from the statistics of all sources: (params, function, scale [steps])."""
+        channels, scale = [s.shape[0] for s in sources], self.by_step(scale)
+        node = Node(name, "norm", [], (sum(channels),) + tuple(sources[0].shape[1:]), attrs)
+        if min(s.stat for s in sources) < 0:
+            raise CompileError(f"layer {name}: the input of its norm keeps no statistics")
+        if node.shape[0] % attrs["groups"]:
+            raise CompileError(f"layer {name}: a norm of {attrs['groups']} groups over {node.shape[0]} channels; groups must divide the channels")
+        size = node.shape[0] // attrs["groups"]
+        if all(c % size == 0 for c in channels):
+            pieces = [(sum(channels[:i]), c, s) for i, (c, s) in enumerate(zip(channels, sources))]
+        else:
+            self.check_joined(node, sources, size)
+            pieces = [(0, node.shape[0], sources[0])]
+        records = [norm_records(node, first, count, s.scale, scale, sources[0].pixels, name) for first, count, s in pieces]
+        # Two records for every block, so that the records of a part begin at its first block.
+        records = [np.pad(r, ((0, 0), (0, r.shape[1] % 2))) for r in records]
+        params, at = self.state.params(np.concatenate(records, axis=1)), 0
+        for (_, count, source), record in zip(pieces, records):
+            self.state.emit("NORM", dict(ngroups=count // size, gsize=size, count=size * sources[0].pixels, stat_rec=source.stat),
+                            needs={"p": (params, at), "pd": (params, at)})
+            at += record.shape[1]
         return params, attrs.get("function"), scale
+
+    def check_joined(self, node, sources, size):
+        """Parts that share a group of channels must lie side by side and have one scale. Raises CompileError."""
+        if any((s.scale != sources[0].scale).any() for s in sources) or any(s.shape[0] % 16 for s in sources[:-1]):
+            raise CompileError(f"layer {node.name}: groups of {size} channels cross the borders of parts of "
+                               f"{[s.shape[0] for s in sources]} channels; then all parts but the last must be multiples of 16, with one scale")
 
     def statistics(self, tensor, stat):
         """One pass over a tensor for statistics that its producer could not keep until now (a skip connection's)."""
@@ -91,8 +143,8 @@ class TiledProgram:
     def normalise(self, tensor, norm, name):
         """The normalised tensor itself, for several readers."""
         self.state.begin(name)
-        params, function, scale = self.prepare_norm(name, [tensor], tensor.shape, *norm)
-        out = self.tensor(name, tensor.shape, scale[0])
+        params, function, scale = self.prepare_norm(name, [tensor], *norm)
+        out = self.tensor(name, tensor.shape, scale)
         for block, on_chip, first, groups in self.blocks(tensor):
             place = on_chip.hword(0)
             self.state.emit("POST", dict(n0=1, n1=groups, n2=on_chip.pixels, a=place, as1=1, as2=2, d=place, ds1=1, ds2=2, ps1=1,
@@ -137,5 +189,4 @@ class TiledProgram:
         """Assemble: (byte offset, descriptors)."""
         resources = resources_of(self.state.items)
         self.image.place(resources)
-        at, length, _ = assemble(self.state.items, self.image, self.state.areas, self.state.layers)
-        return at, length
+        return assemble(self.state.items, self.image, self.state.areas, self.state.layers)

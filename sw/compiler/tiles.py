@@ -1,6 +1,6 @@
 """Tensors in DRAM, and the slices of them that are on chip for a while."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,13 +16,17 @@ LOAD_AHEAD = 40          # products between a slice's LOAD and its first use, at
 class DramTensor:
     """An int8 tensor in DRAM: [block][pixel][16 channels] from byte ``at`` of the window.
 
-    scale : [steps], real value of one count; stat : first statistics record of its channels, -1: none kept.
+    scale : [steps], real value of one count; stat : first statistics record of its channels, -1: none kept;
+    index : a LOAD's or STORE's index fields, for a tensor of which every step, label or slot has its own;
+    spilled : ``at`` counts from the spill buffer, whose place is not known yet.
     """
     name: str
     shape: tuple
     at: int
     scale: np.ndarray
     stat: int = -1
+    index: dict = field(default_factory=dict)
+    spilled: bool = False
 
     @property
     def pixels(self):
@@ -40,7 +44,7 @@ class DramTensor:
         """(DRAM fields, DRAM interval) of some rows of some blocks."""
         width = self.shape[2]
         first = self.at // WORD_BYTES + block * self.pixels + row * width
-        fields = dict(dram=WORD_BYTES * first, n0=1, n1=blocks, n2=rows * width, s1=self.pixels)
+        fields = dict(self.index, dram=WORD_BYTES * first, n0=1, n1=blocks, n2=rows * width, s1=self.pixels)
         return fields, [("DRAM", first + b * self.pixels, first + b * self.pixels + rows * width) for b in range(blocks)]
 
 
@@ -49,7 +53,7 @@ def move(state, op, tensor, block, row, on_chip):
     fields, there = tensor.transfer(block, on_chip.blocks, row, on_chip.shape[1])
     here = on_chip.region()
     reads, writes = (there, here) if op == "LOAD" else (here, there)
-    state.emit(op, dict(fields, addr=on_chip.addr, d1=on_chip.plane), reads, writes)
+    state.emit(op, dict(fields, addr=on_chip.addr, d1=on_chip.plane), reads, writes, spilled=tensor.spilled)
 
 
 @dataclass(frozen=True)

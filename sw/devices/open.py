@@ -4,23 +4,25 @@ import os
 from urllib.parse import parse_qs, urlparse
 
 from litediffusion.cores.config import PRESETS
+from litediffusion.soc.memory_map import WINDOW_SIZE
 from litediffusion.sw.devices.errors import DeviceError
 
 CSR_CSV = "build/sim/csr.csv"
 
 
-def open_device(name, config=PRESETS["ecpix5"], csr_csv=None):
+def open_device(name, config=PRESETS["ecpix5"], csr_csv=None, window_size=WINDOW_SIZE):
     """Device by its name. ``csr_csv``: register map of the SoC (litex only; default: $LITEDIFFUSION_CSR or build/sim/csr.csv).
+    ``window_size``: bytes of DRAM of the model and the rtl device; a SoC has what it has.
 
     ``udp=``: where the SoC's bulk transfer answers, HOST or HOST:PORT, or none (default: the address that the SoC was built
     with; a simulation: this host).
     """
     if name == "model":
         from litediffusion.sw.devices.model import ModelDevice
-        return ModelDevice(config)
+        return ModelDevice(config, window_size)
     if name == "rtl":
         from litediffusion.sw.devices.rtl import RtlDevice
-        return RtlDevice(config)
+        return RtlDevice(config, window_size)
     url = urlparse(name)
     if url.scheme == "litex":
         from litediffusion.sw.devices.litex import LitexDevice

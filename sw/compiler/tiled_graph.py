@@ -1,0 +1,257 @@
+"""Lowering of a whole graph with its tensors in DRAM: networks of any size, a layer after the other.
+
+Every node that makes a tensor becomes a layer of a TiledProgram. A norm that one convolution reads is done on the way
+into it; one with several readers is a pass of its own. Tensors share an arena of DRAM by their life time.
+"""
+
+import numpy as np
+
+from litediffusion.cores import isa
+from litediffusion.sw.compiler.arena import Arena
+from litediffusion.sw.compiler.items import CompileError, Pool
+from litediffusion.sw.compiler.scales import EPS_SCALE
+from litediffusion.sw.compiler.stat_plan import StatPlan
+from litediffusion.sw.compiler.tiled_attention import TiledAttention, transposed_values
+from litediffusion.sw.compiler.tiled_program import TiledProgram
+from litediffusion.sw.compiler.tiles import DramTensor
+
+BLOCK = 16
+
+
+def fill_heads(array, heads, axis):
+    """Zeros behind every head's channels along an axis, up to a multiple of BLOCK."""
+    shape = list(array.shape)
+    width = shape[axis] // heads
+    split = array.reshape(shape[:axis] + [heads, width] + shape[axis + 1:])
+    fill = [(0, 0)] * split.ndim
+    fill[axis + 1] = (0, -width % BLOCK)
+    padded = np.pad(split, fill)
+    return padded.reshape(shape[:axis] + [-1] + shape[axis + 1:])
+
+
+def fill_parts(weight, channels):
+    """weight [M, C, kh, kw] with zeros behind the input channels of every part, up to a multiple of BLOCK."""
+    parts = np.split(weight, np.cumsum(channels)[:-1], axis=1)
+    return np.concatenate([np.pad(p, ((0, 0), (0, -p.shape[1] % BLOCK), (0, 0), (0, 0))) for p in parts], axis=1)
+
+
+class TiledGraph(TiledProgram):
+    """Emits the items of one evaluation: latents in, eps (int16 words) out.
+
+    After ``run``: ``items``, ``layers`` and ``areas``, and ``spill_words`` of DRAM for activations.
+    """
+
+    def __init__(self, config, graph, scales, bits, steps, image, buffers):
+        TiledProgram.__init__(self, config, image, steps)
+        self.buffers = buffers
+        self.graph, self.scales, self.bits = graph, scales, bits
+        self.arena, self.tensors, self.uses = Arena(), {}, {}
+        self.stats = StatPlan(graph, Pool(config.stat_words))
+        self.projections = {}           # conv: (attention node, its part: "q", "k" or "v")
+        for node in graph.nodes.values():
+            if node.op == "attention":
+                self.check_attention(node)
+                self.projections |= {name: (node, part) for part, name in zip("qkv", node.inputs)}
+        for node in graph.nodes.values():
+            for name in self.read_by(node):
+                self.uses[name] = self.uses.get(name, 0) + 1
+
+    def check_attention(self, node):
+        for part, name in zip("qkv", node.inputs):
+            conv = self.graph.nodes[name]
+            if conv.op != "conv" or conv.attrs["weight"].shape[2:] != (1, 1) or len(self.graph.users(name)) != 1 \
+                    or len(conv.inputs) != 1 or conv.attrs.get("function"):
+                raise CompileError(f"layer {node.name} ({node.path}): its {part} must be a plain linear layer used once")
+
+    # --- tensors -------------------------------------------------------------------------------------------------------
+
+    def space(self, tensor):
+        tensor.spilled = True
+        return self.arena.alloc(tensor.bytes)
+
+    def final_tensor(self, name, shape):
+        return DramTensor(name, shape, self.buffers["eps"], self.by_step(EPS_SCALE),
+                          index=dict(idx0=isa.INDEX["SLOT"], idx0_stride=self.buffers["eps_stride"]))
+
+    def sources(self, name):
+        """The tensors behind a name: several for a concat."""
+        node = self.graph.nodes[name]
+        return [s for i in node.inputs for s in self.sources(i)] if node.op == "cat" else [name]
+
+    def fused_norm(self, node):
+        """The norm node that a conv brings about itself, or None."""
+        before = self.graph.nodes[node.inputs[0]] if node.op == "conv" else None
+        return before if before and before.op == "norm" and len(self.graph.users(before.name)) == 1 else None
+
+    def is_fused(self, node):
+        users = self.graph.users(node.name)
+        return node.op == "norm" and len(users) == 1 and self.fused_norm(users[0]) is node
+
+    def read_by(self, node):
+        """Names of the tensors that a node's layer reads."""
+        if node.op == "cat" or self.is_fused(node) or self.projections.get(node.name, ("", ""))[1] == "v":
+            return []
+        inputs = list(node.inputs)
+        if norm := self.fused_norm(node):
+            inputs[0] = norm.inputs[0]
+        if node.op == "attention":
+            inputs[2] = self.graph.nodes[inputs[2]].inputs[0]       # the values' tokens
+        return [s for i in inputs for s in self.sources(i)]
+
+    def release(self, name):
+        """One use of a tensor is over; its place is free after the last."""
+        self.uses[name] -= 1
+        if self.uses[name] == 0:
+            self.discard(self.tensors[name])
+
+    def discard(self, tensor):
+        if tensor.spilled:
+            self.arena.free(tensor.at)
+
+    def keep(self, name, tensor):
+        self.tensors[name] = tensor
+        if not self.uses.get(name):
+            self.discard(tensor)
+
+    # --- the graph -----------------------------------------------------------------------------------------------------
+
+    def run(self):
+        for node in self.graph.nodes.values():
+            if node.op == "cat" or self.is_fused(node) or self.projections.get(node.name, ("", ""))[1] == "v":
+                continue
+            getattr(self, f"lower_{node.op}")(node)
+            for name in self.read_by(node):
+                self.release(name)
+        self.items, self.layers, self.areas = self.state.items, self.state.layers, self.state.areas
+        self.spill_words = self.arena.size // BLOCK
+        return self
+
+    def lower_input(self, node):
+        c, h, w = node.shape
+        if c > 8:
+            raise CompileError(f"layer {node.name} ({node.path}): {c} input channels, the limit is 8")
+        self.keep(node.name, self.latents(node.name, node.shape, self.scales[node.name], self.buffers["latent"], self.stats.kept(node.name)))
+
+    def table(self, node, quantised, index):
+        """A DramTensor of which every value of an index register has a row."""
+        rows, c = quantised.shape
+        padded = np.zeros((rows, -(-c // BLOCK) * BLOCK), np.int8)
+        padded[:, :c] = quantised
+        at = self.image.constant(padded.view(np.uint8))
+        self.tensors[node.name] = DramTensor(node.name, node.shape, at, self.by_step(self.scales[node.name]),
+                                             index=dict(idx0=isa.INDEX[index], idx0_stride=padded.shape[1]))
+
+    def lower_step_table(self, node):
+        scale = self.scales[node.name][:, None]
+        self.table(node, np.clip(np.round(node.attrs["values"] / scale), -128, 127).astype(np.int8), "STEP")
+
+    def lower_label_table(self, node):
+        scale = self.scales[node.name]
+        if np.ptp(scale):
+            raise CompileError(f"layer {node.name}: a label table needs one scale for all steps")
+        self.table(node, np.clip(np.round(node.attrs["values"] / scale[0]), -128, 127).astype(np.int8), "LABEL")
+
+    def lower_conv(self, node):
+        norm = self.fused_norm(node)
+        names = self.sources((norm or node).inputs[0])
+        sources = [self.tensors[n] for n in names]
+        channels = [self.graph.shape(n)[0] for n in names]
+        attrs = dict(node.attrs, weight=self.conv_weight(node, channels))
+        final = node.name == self.graph.output
+        if final and node.shape[0] > 8:
+            raise CompileError(f"layer {node.name} ({node.path}): {node.shape[0]} output channels, the limit is 8")
+        if node.name in self.projections:
+            attention = self.projections[node.name][0]
+            attrs["weight"] = fill_heads(attrs["weight"], attention.attrs["heads"], 0)
+            if attrs["bias"] is not None:
+                attrs["bias"] = fill_heads(attrs["bias"], attention.attrs["heads"], attrs["bias"].ndim - 1)
+        norm_of, joined = None, None
+        if norm:
+            norm_of = (norm.attrs, self.scales[norm.name])
+            if self.must_join(norm, channels):
+                joined = self.join(norm, sources, channels)
+                sources, attrs["weight"] = [joined], fill_parts(node.attrs["weight"], [sum(channels)])
+            else:
+                self.bring_statistics(norm, names)
+        operand = self.tensors[node.inputs[1]] if len(node.inputs) > 1 else None
+        bits = self.bits.get(node.name, 8)
+        out = self.conv(node.name, sources, attrs, None if final else self.scales[node.name], norm=norm_of, operand=operand, bits=bits,
+                        stat=-1 if final else self.stats.kept(node.name))
+        if norm:
+            self.stats.done(norm.name)
+        if joined:
+            self.discard(joined)
+        if final:
+            self.tensors[node.name] = out
+        else:
+            self.keep(node.name, out)
+
+    def conv_weight(self, node, channels):
+        """The weights as the products take them: channels of parts and of heads filled up."""
+        before = self.graph.nodes[node.inputs[0]]
+        if before.op == "attention":
+            return fill_heads(node.attrs["weight"], before.attrs["heads"], 1)
+        return fill_parts(node.attrs["weight"], channels)
+
+    def must_join(self, norm, channels):
+        """True if groups of a norm cross the borders of parts that do not lie side by side in the blocks."""
+        size = norm.shape[0] // norm.attrs["groups"]
+        return any(c % size for c in channels) and any(c % BLOCK for c in channels[:-1])
+
+    def join(self, norm, sources, channels):
+        """One tensor of all parts, by a convolution with the identity, with its statistics."""
+        attrs = {"weight": fill_parts(np.eye(norm.shape[0])[:, :, None, None], channels)}
+        self.stats.missing(norm.name)
+        return self.conv(f"{norm.name}.joined", sources, attrs, sources[0].scale, stat=self.stats.first[norm.name])
+
+    def bring_statistics(self, norm, names):
+        """A pass over each source of a norm whose producer did not keep its statistics."""
+        for name, record in self.stats.missing(norm.name):
+            self.statistics(self.tensors[name], record)
+        for name, record in self.stats.records(norm.name):
+            self.tensors[name].stat = record
+
+    def lower_norm(self, node):
+        """A norm that several layers read."""
+        names = self.sources(node.inputs[0])
+        if len(names) > 1:
+            raise CompileError(f"layer {node.name} ({node.path}): a norm of a concat with several readers")
+        self.bring_statistics(node, names)
+        self.keep(node.name, self.normalise(self.tensors[names[0]], (node.attrs, self.scales[node.name]), node.name))
+        self.stats.done(node.name)
+
+    def lower_attention(self, node):
+        q, k, v = node.inputs
+        value = self.graph.nodes[v]
+        heads, tokens = node.attrs["heads"], self.tensors[value.inputs[0]]
+        weight = fill_heads(value.attrs["weight"][:, :, 0, 0], heads, 0)
+        bias = value.attrs["bias"] if value.attrs["bias"] is not None else np.zeros(node.shape[0])
+        values = transposed_values(self, v, tokens, weight, self.scales[v])
+        self.state.begin(node.name)
+        out = self.tensor(node.name, (len(weight),) + tuple(node.shape[1:]), self.scales[node.name])
+        TiledAttention(self.state, node.name, self.tensors[q], self.tensors[k], values, fill_heads(bias, heads, bias.ndim - 1), out, heads,
+                       node.shape[0] // heads).run()
+        self.discard(values)
+        self.keep(node.name, out)
+
+    def lower_upsample(self, node):
+        """Nearest x2 by itself: a convolution with the identity."""
+        source = self.tensors[node.inputs[0]]
+        attrs = {"weight": np.eye(node.shape[0])[:, :, None, None], "up": True}
+        self.keep(node.name, self.conv(node.name, [source], attrs, self.scales[node.name], stat=self.stats.kept(node.name)))
+
+    def lower_add(self, node):
+        """A sum by itself: a convolution with the identity and a second operand."""
+        source, operand = (self.tensors[i] for i in node.inputs)
+        attrs = {"weight": np.eye(node.shape[0])[:, :, None, None]}
+        self.keep(node.name, self.conv(node.name, [source], attrs, self.scales[node.name], operand=operand,
+                                       stat=self.stats.kept(node.name)))
+
+    def lower_act(self, node):
+        """An activation by itself: a convolution with the identity."""
+        source = self.tensors[node.inputs[0]]
+        attrs = {"weight": np.eye(node.shape[0])[:, :, None, None], "function": node.attrs["function"]}
+        self.keep(node.name, self.conv(node.name, [source], attrs, self.scales[node.name], stat=self.stats.kept(node.name)))
+
+    def lower_modulate(self, node):
+        raise CompileError(f"layer {node.name} ({node.path}): scale and shift of a norm that depend on more than the timestep")

@@ -1,0 +1,217 @@
+"""diffusers' UNet2DModel -> graph IR, from its config and weights; diffusers itself is not needed.
+
+    conv_in -> down blocks (ResNet, attention, stride-2 conv; each output is a skip) -> mid block
+            -> up blocks (skip by concat, ResNet, attention, nearest x2 and conv) -> GroupNorm, SiLU, conv_out
+
+Names in the graph are the torch paths. What depends on the timestep alone is left to the pass ``fold_steps``.
+Ref: Ho et al. 2020; Song et al. 2021 (ResNet-type resampling); Dhariwal and Nichol 2021 (scale_shift).
+"""
+
+import math
+
+import numpy as np
+
+from litediffusion.sw.graph import verify
+from litediffusion.sw.graph_builder import GraphBuilder, UnsupportedLayer
+
+ACTIVATIONS = {"silu": "SILU", "swish": "SILU", "relu": "RELU", "gelu": "GELU"}
+BLOCKS = {"DownBlock2D": False, "AttnDownBlock2D": True, "UpBlock2D": False, "AttnUpBlock2D": True}    # with attention
+
+# Defaults of UNet2DModel's arguments, for the fields that a config.json leaves out.
+DEFAULTS = dict(
+    sample_size=None, in_channels=3, out_channels=3, center_input_sample=False, time_embedding_type="positional",
+    time_embedding_dim=None, freq_shift=0, flip_sin_to_cos=True, down_block_types=("DownBlock2D",) + ("AttnDownBlock2D",) * 3,
+    mid_block_type="UNetMidBlock2D", up_block_types=("AttnUpBlock2D",) * 3 + ("UpBlock2D",), block_out_channels=(224, 448, 672, 896),
+    layers_per_block=2, mid_block_scale_factor=1, downsample_padding=1, downsample_type="conv", upsample_type="conv", dropout=0.0,
+    act_fn="silu", attention_head_dim=8, norm_num_groups=32, attn_norm_num_groups=None, norm_eps=1e-5,
+    resnet_time_scale_shift="default", add_attention=True, class_embed_type=None, num_class_embeds=None, num_train_timesteps=None)
+
+# (field, values that can be compiled) of what the engine or this importer restricts.
+SUPPORTED = (
+    ("center_input_sample", (False,)), ("time_embedding_type", ("positional", "learned")), ("mid_block_type", ("UNetMidBlock2D", None)),
+    ("mid_block_scale_factor", (1,)), ("downsample_padding", (0, 1)), ("downsample_type", ("conv", "resnet", None)),
+    ("upsample_type", ("conv", "resnet", None)), ("resnet_time_scale_shift", ("default", "scale_shift")), ("class_embed_type", (None,)),
+    ("act_fn", tuple(ACTIVATIONS)))
+
+
+def checked_config(config):
+    """The config with all defaults. Raises UnsupportedLayer for a value that cannot be compiled."""
+    full = DEFAULTS | {k: v for k, v in config.items() if k in DEFAULTS}
+    for name, values in SUPPORTED:
+        if full[name] not in values:
+            raise UnsupportedLayer("UNet2DModel", f"{name}={full[name]!r}, only {' or '.join(map(repr, values))}", "")
+    for name in (*full["down_block_types"], *full["up_block_types"]):
+        if name not in BLOCKS:
+            raise UnsupportedLayer(name, f"known blocks are {', '.join(BLOCKS)}", "")
+    if full["num_class_embeds"] and full["resnet_time_scale_shift"] == "scale_shift":
+        raise UnsupportedLayer("UNet2DModel", "num_class_embeds with resnet_time_scale_shift='scale_shift': the scale of a norm may depend "
+                               "on the timestep, not on the label", "")
+    return full
+
+
+def image_size(config, size=None):
+    """(height, width) of the picture: ``size``, else the config's sample_size. Raises UnsupportedLayer."""
+    size = size or config["sample_size"]
+    if size is None:
+        raise UnsupportedLayer("UNet2DModel", "the config has no sample_size: give the size of the picture", "")
+    height, width = (size, size) if isinstance(size, int) else size
+    step = 2 ** (len(config["block_out_channels"]) - 1)
+    if height % step or width % step:
+        raise UnsupportedLayer("UNet2DModel", f"pictures of {height}x{width}: both must be multiples of {step}, or a skip does not fit", "")
+    return height, width
+
+
+def sinusoids(timesteps, width, flip, shift):
+    """diffusers' Timesteps [T, width]: sines, then cosines; ``flip``: the other way round; ``shift``: of the frequencies' number."""
+    half = width // 2
+    frequencies = np.exp(-math.log(10000) * np.arange(half) / (half - shift))
+    angles = np.asarray(timesteps, float)[:, None] * frequencies
+    parts = [np.sin(angles), np.cos(angles)]
+    return np.pad(np.concatenate(parts[::-1] if flip else parts, axis=1), ((0, 0), (0, width % 2)))
+
+
+class UNet2DImport(GraphBuilder):
+    """State of one import. ``get``: weight by torch name."""
+
+    def __init__(self, config, weights, size, timesteps):
+        GraphBuilder.__init__(self)
+        self.config, self.weights, self.timesteps = config, weights, timesteps
+        self.get, self.function = weights.get, ACTIVATIONS[config["act_fn"]]
+        self.x = self.node("sample", "input", [], (config["in_channels"], *size))
+
+    # --- layers by their torch path ----------------------------------------------------------------------------------
+
+    def torch_conv(self, path, x, stride=1, pad=1, **more):
+        self.path = path
+        return self.conv(path, x, self.get(f"{path}.weight"), self.get(f"{path}.bias"), stride, pad, **more)
+
+    def torch_linear(self, path, x):
+        self.path = path
+        weight = self.get(f"{path}.weight")
+        return self.linear(path, x, weight.reshape(weight.shape[:2]), self.get(f"{path}.bias"))
+
+    def torch_norm(self, path, x, groups):
+        self.path = path
+        return self.norm(path, x, self.get(f"{path}.weight"), self.get(f"{path}.bias"), groups, self.config["norm_eps"])
+
+    # --- embeddings ----------------------------------------------------------------------------------------------------
+
+    def time_embedding(self):
+        """SiLU of the time (and class) embedding, a vector."""
+        c, self.path = self.config, "time_proj"
+        if c["time_embedding_type"] == "learned":
+            values = self.get("time_proj.weight")[np.asarray(self.timesteps)]
+        else:
+            values = sinusoids(self.timesteps, c["block_out_channels"][0], c["flip_sin_to_cos"], c["freq_shift"])
+        hidden = self.torch_linear("time_embedding.linear_1", self.step_table("time_proj", values))
+        x = self.torch_linear("time_embedding.linear_2", self.act("time_embedding.act", hidden, "SILU"))
+        if c["num_class_embeds"]:
+            self.path = "class_embedding"
+            x = self.add("emb", x, self.label_table("class_embedding", self.get("class_embedding.weight")))
+        return self.act("emb_act", x, self.function)
+
+    # --- blocks --------------------------------------------------------------------------------------------------------
+
+    def resnet(self, path, x, resample=None):
+        """ResnetBlock2D; ``resample``: None, "down" (2x2 average) or "up" (nearest x2) of both ways."""
+        groups, resampled = self.config["norm_num_groups"], {"down": self.average, "up": self.upsample}.get(resample)
+        h = self.act(f"{path}.act1", self.torch_norm(f"{path}.norm1", x, groups), self.function)
+        if resampled:
+            x, h = (resampled(f"{path}.{name}", way) for name, way in (("resample_x", x), ("resample_h", h)))
+        h = self.torch_conv(f"{path}.conv1", h)
+        embedded = self.torch_linear(f"{path}.time_emb_proj", self.embedding)
+        if self.config["resnet_time_scale_shift"] == "default":
+            h = self.torch_norm(f"{path}.norm2", self.add(f"{path}.temb", h, embedded), groups)
+        else:
+            h = self.torch_norm(f"{path}.norm2", h, groups)
+            h = self.node(f"{path}.modulate", "modulate", [h, embedded], self.shape(h))
+        h = self.torch_conv(f"{path}.conv2", self.act(f"{path}.act2", h, self.function))
+        if f"{path}.conv_shortcut.weight" in self.weights:
+            x = self.torch_conv(f"{path}.conv_shortcut", x, pad=0)
+        self.path = path
+        return self.add(f"{path}.sum", h, x)
+
+    def attention_block(self, path, x, groups):
+        """Attention over pixels with its own norm and residual."""
+        new = f"{path}.to_q.weight" in self.weights
+        names = ("to_q", "to_k", "to_v", "to_out.0") if new else ("query", "key", "value", "proj_attn")
+        width = self.shape(x)[0]
+        head = self.config["attention_head_dim"] or width
+        if width % head:
+            raise UnsupportedLayer("Attention", f"{width} channels are no multiple of attention_head_dim={head}", path)
+        normed = self.torch_norm(f"{path}.group_norm", x, groups)
+        q, k, v = (self.torch_linear(f"{path}.{name}", normed) for name in names[:3])
+        self.path = path
+        mixed = self.attention(f"{path}.mix", q, k, v, width // head)
+        return self.add(f"{path}.sum", self.torch_linear(f"{path}.{names[3]}", mixed), x)
+
+    def downsample(self, path, kind, x):
+        """The end of a down block. Blocks without attention know only the convolution."""
+        if BLOCKS[kind] and self.config["downsample_type"] == "resnet":
+            return self.resnet(f"{path}.downsamplers.0", x, "down")
+        pad = self.config["downsample_padding"]
+        return self.torch_conv(f"{path}.downsamplers.0.conv", x, 2, pad, **({} if pad else {"pad_end": 1}))
+
+    def upsampled(self, path, kind, x):
+        """The end of an up block."""
+        if BLOCKS[kind] and self.config["upsample_type"] == "resnet":
+            return self.resnet(f"{path}.upsamplers.0", x, "up")
+        return self.torch_conv(f"{path}.upsamplers.0.conv", self.upsample(f"{path}.upsamplers.0.nearest", x))
+
+    # --- the network ---------------------------------------------------------------------------------------------------
+
+    def layers(self, path, kind, x, count, skips=None):
+        """ResNets (and attentions) of a block; each one's output."""
+        for j in range(count):
+            if skips is not None:
+                x = self.cat(f"{path}.cat{j}", [x, skips.pop()])
+            x = self.resnet(f"{path}.resnets.{j}", x)
+            if BLOCKS[kind]:
+                x = self.attention_block(f"{path}.attentions.{j}", x, self.config["norm_num_groups"])
+            yield x
+
+    def run(self):
+        """The verified graph."""
+        c = self.config
+        self.embedding = self.time_embedding()
+        x = self.torch_conv("conv_in", self.x)
+        skips = [x]
+        for i, kind in enumerate(c["down_block_types"]):
+            for x in self.layers(f"down_blocks.{i}", kind, x, c["layers_per_block"]):
+                skips.append(x)
+            if i + 1 < len(c["down_block_types"]):
+                x = self.downsample(f"down_blocks.{i}", kind, x)
+                skips.append(x)
+        x = self.mid(x) if c["mid_block_type"] else x
+        for i, kind in enumerate(c["up_block_types"]):
+            *_, x = self.layers(f"up_blocks.{i}", kind, x, c["layers_per_block"] + 1, skips)
+            if i + 1 < len(c["up_block_types"]):
+                x = self.upsampled(f"up_blocks.{i}", kind, x)
+        x = self.act("conv_act", self.torch_norm("conv_norm_out", x, c["norm_num_groups"]), "SILU")
+        self.graph.output = self.torch_conv("conv_out", x)
+        return verify(self.graph)
+
+    def mid(self, x):
+        c = self.config
+        groups = c["attn_norm_num_groups"] or c["norm_num_groups"]
+        x = self.resnet("mid_block.resnets.0", x)
+        if c["add_attention"]:
+            x = self.attention_block("mid_block.attentions.0", x, groups)
+        return self.resnet("mid_block.resnets.1", x)
+
+
+def import_unet2d(config, weights, timesteps, size=None):
+    """Verified Graph of a UNet2DModel.
+
+    Parameters
+    ----------
+    config : dict of config.json; weights : folder.Weights or StateDict; timesteps : the sampler's, first to last.
+    size : picture's height and width, one number or two; None: the config's sample_size.
+    Raises UnsupportedLayer, FolderError (weights that are missing or left over).
+    """
+    config = checked_config(config)
+    graph = UNet2DImport(config, weights, image_size(config, size), timesteps).run()
+    if weights.unread:
+        name = sorted(weights.unread)[0]
+        raise UnsupportedLayer(name, f"the config does not ask for this weight, nor for {len(weights.unread) - 1} others", name)
+    return graph
