@@ -18,16 +18,18 @@ ACC_BITS = 32
 class Accumulator(Module):
     """Read-modify-write of one entry a cycle for GEMM, which is never held off; reads for POST in the gaps.
 
-    mac    : control of the word whose sums come with the next cycle; GEMM reads the entry now
+    ask    : control of the word whose sums come in two cycles; GEMM reads the entry now
+    mac    : the same a cycle later; the entry is there, and is registered
     values : (low, high) sums by lane, valid one cycle after ``mac``; low goes to the addressed half, and at W4 low
              to half 0 and high to half 1
     commit : control of the word written in this cycle; ``we`` lets it (two cycles after ``mac``)
     post   : MemoryPort of entries (half = top bit), read only
 
-    An entry written for ``mac`` of cycle t is seen by reads from cycle t + MIN_REUSE on.
+    An entry asked for in cycle t is written so that reads from cycle t + MIN_REUSE on see it.
     """
 
     def __init__(self, config, low, high, post):
+        self.ask    = Record(mac_layout(config), name="ask")
         self.mac    = Record(mac_layout(config))
         self.commit = Record(mac_layout(config))
         self.we     = Signal()
@@ -38,7 +40,7 @@ class Accumulator(Module):
         self.summed = Record(mac_layout(config), name="summed")
         self.sync += [self.summed.eq(self.mac), self.commit.eq(self.summed)]
         reads = [[Signal(name=f"reads_{half}{bank}") for bank in range(2)] for half in range(2)]
-        self.comb += [reads[half][bank].eq(self.mac.valid & ~self.mac.overwrite & self.uses(self.mac, half, bank))
+        self.comb += [reads[half][bank].eq(self.ask.valid & ~self.ask.overwrite & self.uses(self.ask, half, bank))
                       for half in range(2) for bank in range(2)]
         post_half, post_bank = post.adr[-1], post.adr[0]
         busy = Array(Array(row) for row in reads)[post_half][post_bank]
@@ -62,7 +64,7 @@ class Accumulator(Module):
         write  = memory.get_port(write_capable=True, mode=NO_CHANGE)
         self.specials += memory, read, write
         self.comb += [
-            read.adr.eq(Mux(gemm_reads, self.mac.entry[1:-1], post.adr[1:-1])),
+            read.adr.eq(Mux(gemm_reads, self.ask.entry[1:-1], post.adr[1:-1])),
             read.re.eq(gemm_reads | (post.valid & (post.adr[0] == bank) & (post.adr[-1] == half))),
             write.adr.eq(self.commit.entry[1:-1]),
             write.we.eq(self.we & self.uses(self.commit, half, bank)),
@@ -71,13 +73,15 @@ class Accumulator(Module):
 
     def add_sums(self, half, values, rams):
         """old + value by lane, and the write data of this half's RAMs."""
-        mac, sums = self.summed, []
+        mac, summed, sums = self.mac, self.summed, []
         (even, even_write), (odd, odd_write) = rams
         for n, value in enumerate(values):
             lane  = slice(ACC_BITS * n, ACC_BITS * (n + 1))
-            old   = Signal((ACC_BITS, True), name=f"old_{half}_{n}")
+            old   = Signal((ACC_BITS, True), name=f"old_{half}_{n}", reset_less=True)
             total = Signal((ACC_BITS, True), name=f"total_{half}_{n}", reset_less=True)
-            self.comb += If(~mac.overwrite, old.eq(Mux(mac.entry[0], odd.dat_r[lane], even.dat_r[lane])))
-            self.sync += If(mac.valid & (mac.w4 | (mac.entry[-1] == half)), total.eq(old + value))
+            self.sync += [
+                If(mac.overwrite, old.eq(0)).Else(old.eq(Mux(mac.entry[0], odd.dat_r[lane], even.dat_r[lane]))),
+                If(summed.valid & (summed.w4 | (summed.entry[-1] == half)), total.eq(old + value)),
+            ]
             sums.append(total)
         self.comb += [write.dat_w.eq(Cat(*sums)) for write in (even_write, odd_write)]

@@ -52,7 +52,8 @@ class Core(LiteXModule):
         self.tokens = Tokens(len(isa.QUEUES))
         units = {"LOAD": {"LOAD": self.load}, "GEMM": {"GEMM": self.gemm}, "STORE": {"STORE": self.store},
                  "POST": {"POST": self.post, "NORM": self.norm, "SAMPLE": self.sampler}}
-        self.queues = [Queue(head, units[name], config.trace) for head, name in zip(self.heads.heads, isa.QUEUES)]
+        self.queues = [Queue(head, units[name], config.trace, late_halt=name in ("GEMM", "POST"))
+                       for head, name in zip(self.heads.heads, isa.QUEUES)]
         self.submodules += self.queues
         self.trace = Trace(config, store_port.address_width) if config.trace else None
         self.add_registers(regs)

@@ -29,7 +29,7 @@ STORED_BITS = 13        # those of an operand that are not always equal: bits 7 
 COORD_BITS  = 15        # y0 + ky + 2*oy: -2048 .. 2047 + 15 + 2*4095, signed
 ENTRY_BITS  = 13        # acc + ags: an entry past the memory is seen before it can wrap
 START_LEAD  = 5         # cycles from PixelWalker's taking a tile to the swap: four stages to the word, one in the array
-MIN_REUSE   = 3         # cycles from the read of an accumulator entry to a read that sees its new value
+MIN_REUSE   = 4         # cycles from the read of an accumulator entry to a read that sees its new value
 
 # Fields that every tile of a descriptor carries to PixelWalker, and those that only the tile walk needs.
 PIXEL_FIELDS = ("noy", "nox", "xk", "xw", "h", "w", "stride2", "up", "w4", "xu")
@@ -229,13 +229,14 @@ class TileFetcher(Module):
         config, n = self.config, self.config.n_lanes
         place    = [("lane", bits_for(n - 1)), ("second", 1)]
         fetched  = Record([("valid", 1), ("w4", 1), *place], name="fetched")
-        operand  = Record([("valid", 1), *place], name="operand")
+        operand  = Record([("valid", 1), ("first", 1), ("ready", 1), *place], name="operand")
         operands = [Signal(STORED_BITS, name=f"operand_{k}", reset_less=True) for k in range(config.k_lanes)]
-        full, write, first, last = Signal(), Signal(), Signal(), Signal()
+        # ``first``: the first row of a step; ``ready``: the one that is START_LEAD rows from its tile's end. Registers, because
+        # all of the fetcher waits for them.
+        full, write, last = Signal(), Signal(), Signal()
         self.comb += [
-            first.eq((operand.lane == 0) & ~operand.second),
             last.eq(operand.second | ~self.tile.double),
-            self.advance.eq(~(operand.valid & first & full & ~self.swap)),
+            self.advance.eq(~(operand.first & full & ~self.swap)),
             write.eq(operand.valid & self.advance),
         ]
         self.sync += [
@@ -243,15 +244,17 @@ class TileFetcher(Module):
                 fetched.valid.eq(self.busy), fetched.w4.eq(self.current.w4),
                 fetched.lane.eq(self.lane), fetched.second.eq(self.second),
                 operand.valid.eq(fetched.valid), operand.lane.eq(fetched.lane), operand.second.eq(fetched.second),
+                operand.first.eq(fetched.valid & (fetched.lane == 0) & ~fetched.second),
+                operand.ready.eq(fetched.valid & (fetched.lane == n - 1 - START_LEAD)),
             ),
             If(self.advance & fetched.valid,
                 *[o.eq(pack(self.dat_r[8 * k:8 * k + 8], fetched.w4)) for k, o in enumerate(operands)]),
             If(self.swap, full.eq(0)),
             If(self.take, self.tile_ready.eq(0)),
-            If(write & first, full.eq(1), self.tile.eq(self.current)),
+            If(operand.first & self.advance, full.eq(1), self.tile.eq(self.current)),
             # The partner's address comes when ``tile`` describes its pair already.
             If(self.advance & self.busy & self.second & self.current.error, self.tile.error.eq(1)),
-            If(write & last & (operand.lane == n - 1 - START_LEAD), self.tile_ready.eq(1)),
+            If(operand.ready & self.advance & last, self.tile_ready.eq(1)),
         ]
         self.comb += [self.row.write.eq(write), self.row.lane.eq(operand.lane), self.row.second.eq(operand.second),
                       self.row.data.eq(Cat(*operands))]

@@ -162,7 +162,8 @@ class Norm(LiteXModule):
             sums.scan.eq(1), NextValue(self.index, self.index + 1), NextValue(self.group_left, self.group_left - 1),
             If(self.group_left == 1, NextState("SCANNED")),
         )
-        fsm.act("SCANNED", NextValue(self.group_left, d.gsize), NextState("SUMS"))
+        fsm.act("SCANNED", NextValue(self.group_left, d.gsize), NextState("ADDED"))
+        fsm.act("ADDED", NextState("SUMS"))
         fsm.act("ROW", NextValue(self.mult_lane, 0), NextState("TAKE_ROW"))
         fsm.act("TAKE_ROW", sums.take.eq(1), NextState("SUMS"))
         fsm.act("SUMS", group.start.eq(1), NextState("RECIPROCAL"))

@@ -19,7 +19,7 @@ SQUARE_LEVEL = 2        # highest digit of Q
 class Sums(LiteXModule):
     """S and Q of a group: a channel a cycle of the statistics memory, or a row's.
 
-    ``clear``; ``scan`` adds the channel at ``index``, in the cycle after; ``take`` takes the row whose address was shown in
+    ``clear``; ``scan`` adds the channel at ``index``, two cycles later; ``take`` takes the row whose address was shown in
     the cycle before.
     """
 
@@ -31,15 +31,13 @@ class Sums(LiteXModule):
         # # #
 
         lanes = log2_int(config.post_lanes)
-        add, lane = Signal(), Signal(lanes, reset_less=True)
-        s, q = Signal((24, True)), Signal((32, True))
-        self.comb += [
-            stat.r_adr.eq(index[lanes:]),
+        read, add, lane = Signal(), Signal(), Signal(lanes, reset_less=True)
+        s, q = Signal((24, True), reset_less=True), Signal((32, True), reset_less=True)
+        self.comb += stat.r_adr.eq(index[lanes:])
+        self.sync += [
+            read.eq(self.scan), add.eq(read), lane.eq(index),
             *[field.eq(choose(lane, [getattr(stat, f"r_{name}{i}") for i in range(config.post_lanes)]))
               for name, field in (("s", s), ("q", q))],
-        ]
-        self.sync += [
-            add.eq(self.scan), lane.eq(index),
             If(self.clear, total.eq(0), squares.eq(0)
             ).Elif(self.take, total.eq(row.r_s), squares.eq(row.r_q)
             ).Elif(add, total.eq(total + s), squares.eq(squares + q)),

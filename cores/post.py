@@ -50,7 +50,7 @@ class Post(LiteXModule):
     done : out, pulse: the descriptor has completed, its last word and record are written
     error, error_code : out, pulse with isa.ERROR_CODE["BUFFER_RANGE"]: an address lies outside its memory. The access
         is not made and the unit stays stopped until it is reset.
-    halt : in, no memory access is started while 1
+    halt : in, no write is made while 1, and no read in the cycle after
     active : out, a descriptor is being executed
     stall : out, active, but no element issued in this cycle
     acc : MemoryPort, accumulator entries of n_lanes x int32 (read)
@@ -159,13 +159,14 @@ class Post(LiteXModule):
         self.room = Signal()
         self.beat = beat = Signal(max=max(2, beats))
         self.issued = issued = Signal()
-        go, granted, src_done, opr_done, src_granted, opr_granted = (
-            Signal(name=f"issue_{n}") for n in ("go", "granted", "src_done", "opr_done", "src_granted", "opr_granted"))
+        go, open_, granted, src_done, opr_done, src_granted, opr_granted = (
+            Signal(name=f"issue_{n}") for n in ("go", "open", "granted", "src_done", "opr_done", "src_granted", "opr_granted"))
+        first, waits = Signal(reset=1, name="first_beat"), Signal(name="row_waits")
         self.row_reciprocal = RowReciprocal(digits=2 if beats == 1 else 1)
         row_wait = Signal(max=self.row_reciprocal.cycles)
         self.comb += [
-            go.eq(self.running & ~self.bad & ~self.halt & (self.room | ~self.writes) & (beat == 0)
-                  & ~(d.rowsum & self.row_end & (row_wait != 0))),
+            # All of it registers, because the memories' addresses wait for it; room is known a cycle late, and kept for that.
+            go.eq(self.running & ~self.bad & open_ & first & ~(d.rowsum & self.row_end & waits)),
             self.acc.valid.eq(go & self.reads_acc & ~src_done), self.acc.adr.eq(self.a.address),
             self.src.valid.eq(go & ~self.reads_acc & ~src_done), self.src.adr.eq(self.a.address[1:]),
             self.opr.valid.eq(go & self.reads_operand & ~opr_done), self.opr.adr.eq(self.r.address[1:]),
@@ -179,11 +180,12 @@ class Post(LiteXModule):
         self.sync += [
             src_done.eq((src_done | src_granted) & ~granted),
             opr_done.eq((opr_done | opr_granted) & ~granted),
-            If(loops.step & self.row_end, row_wait.eq(self.row_reciprocal.cycles - beats)
-            ).Elif(row_wait != 0, row_wait.eq(row_wait - 1)),
+            open_.eq(~self.halt & (self.room | ~self.writes)),
+            If(loops.step & self.row_end, row_wait.eq(self.row_reciprocal.cycles - beats), waits.eq(1)
+            ).Elif(row_wait != 0, row_wait.eq(row_wait - 1), waits.eq(row_wait != 1)),
         ]
         if beats > 1:
-            self.sync += If(issued, beat.eq(beat + 1))
+            self.sync += If(issued, beat.eq(beat + 1), first.eq(beat == beats - 1))
 
     def add_lanes(self):
         """The lanes with the valid bits, beat numbers and flags of their stages. ``self.stage[k]``: a beat is in stage k."""
@@ -287,7 +289,7 @@ class Post(LiteXModule):
             self.comb += element.eq(Cat(before, values))
             self.sync += If(self.stage[OUT_STAGE], before.eq(element[len(values):]))
         self.comb += [
-            self.room.eq(addresses.writable),
+            self.room.eq(addresses.level < depth - 1),
             addresses.din.eq(self.out.address), addresses.we.eq(self.loops.step & self.writes),
             results.din.eq(element),
             results.we.eq(self.stage[OUT_STAGE] & self.writes & (self.flag["beat"][OUT_STAGE] == beats - 1)),

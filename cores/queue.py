@@ -28,6 +28,7 @@ class Queue(LiteXModule):
     units           {instruction: unit}; with several, a unit gets a descriptor only when the others have completed theirs
     trace           True: keep the times for the trace
     halt            nothing is handed over any more
+    late_halt       True: the units see it a cycle later, which is early enough for those without DRAM accesses
     wait, granted   the head waits for tokens; pulse: it has them
     add, counted    tokens of the oldest completed descriptor wait to be added; pulse: they are, and ``record`` holds its
                     ``start``, ``wait_token`` and ``wait_dram`` for the trace
@@ -40,7 +41,7 @@ class Queue(LiteXModule):
     be the oldest.
     """
 
-    def __init__(self, head, units, trace):
+    def __init__(self, head, units, trace, late_halt):
         self.time, self.halt = Signal(TRACE_BITS["start"]), Signal()
         self.wait, self.granted, self.add, self.counted, self.blocked = (Signal() for _ in range(5))
         self.busy, self.waiting, self.stalled = Signal(), Signal(), Signal()
@@ -50,7 +51,10 @@ class Queue(LiteXModule):
 
         # # #
 
-        self.head, self.units = head, list(units.values())
+        self.head, self.units, self.units_halt = head, list(units.values()), self.halt
+        if late_halt:
+            self.units_halt = Signal()
+            self.sync += self.units_halt.eq(self.halt)
         self.taken = Signal()
         self.comb += [
             self.done.eq(reduce(or_, [u.done for u in self.units])),
@@ -68,26 +72,26 @@ class Queue(LiteXModule):
         """Tokens first, then the unit."""
         head, halt, source = self.head, self.halt, self.head.source
         opcode = descriptor_fields(source.desc, "END").opcode
-        ready = Signal()                            # the head has its tokens and is not halted
+        ready = Signal()                            # the head has its tokens
         has_tokens = Signal()
         turn = Signal(max=max(2, len(units)))       # unit of the last hand-over
         self.comb += [
             self.wait.eq(head.header & ~has_tokens),
             self.waiting.eq(self.wait & self.blocked & ~self.busy),
-            ready.eq(has_tokens & source.valid & ~halt),
+            ready.eq(has_tokens & source.valid & ~self.taken),
             source.ready.eq(self.taken),
         ]
         for k, (op, unit) in enumerate(units.items()):
-            mine, offer = 1, Signal()
+            mine, offer, taken = 1, Signal(), Signal()
             if len(units) > 1:
                 mine = (opcode == isa.OPCODE[op]) & ((turn == k) | ~head.oldest)
             self.comb += [
-                offer.eq(ready & mine),
-                unit.sink.valid.eq(offer), unit.sink.desc.eq(source.desc), unit.sink.index.eq(source.index),
-                unit.halt.eq(halt),
-                If(offer & unit.sink.ready, self.taken.eq(1)),
+                unit.sink.valid.eq(offer & ~halt), unit.sink.desc.eq(source.desc), unit.sink.index.eq(source.index),
+                unit.halt.eq(self.units_halt), taken.eq(unit.sink.valid & unit.sink.ready),
+                If(taken, self.taken.eq(1)),
             ]
-            self.sync += If(offer & unit.sink.ready, turn.eq(k))
+            # A register: who may have the descriptor takes long to find out.
+            self.sync += [offer.eq(ready & mine), If(taken, turn.eq(k))]
         self.sync += [If(self.granted, has_tokens.eq(1)), If(self.taken, has_tokens.eq(0))]
 
     def add_record(self):

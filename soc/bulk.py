@@ -10,6 +10,8 @@ packets of an ended session are refused. The receiver never holds the network of
 full is dropped and counted, and the host sends it again.
 """
 
+from types import SimpleNamespace
+
 from migen import *
 
 from litex.gen import LiteXModule
@@ -143,7 +145,10 @@ class BulkEngine(LiteXModule):
 
         # # #
 
-        self.memory, self.ring, self.reply = memory, ring, reply_write
+        self.memory, self.ring = memory, ring
+        # A write to the reply goes through registers: from one memory to the other would be a long path.
+        self.reply = reply = SimpleNamespace(adr=Signal(len(reply_write.adr)), dat_w=Signal(WORD_BITS), we=Signal())
+        self.sync += [reply_write.adr.eq(reply.adr), reply_write.dat_w.eq(reply.dat_w), reply_write.we.eq(reply.we)]
         self.word = ring.dat_r[:WORD_BITS]
         self.at, self.step = Signal.like(head), Signal()
         self.index = Signal(max=REPLY_WORDS)          # word of the packet, in each pass
@@ -157,7 +162,7 @@ class BulkEngine(LiteXModule):
         self.comb += ring.adr.eq(Mux(self.step, self.at + 1, self.at))
         self.sync += If(self.step, self.at.eq(self.at + 1))
         self.comb += [
-            self.crc.data.eq(reply_write.dat_w), reply_write.adr.eq(self.index), reply_write.dat_w.eq(self.word),
+            self.crc.data.eq(reply.dat_w), reply.adr.eq(self.index), reply.dat_w.eq(self.word),
             memory.we.eq(self.op == protocol.OPS["WRITE"]), memory.count.eq(self.length),
             memory.address.eq(base // grain + self.offset), memory.sink.data.eq(self.word),
         ]

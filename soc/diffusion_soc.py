@@ -6,7 +6,7 @@ from litex.gen import LiteXModule
 from litex.soc.integration.soc import SoCRegion
 from litex.soc.integration.soc_core import SoCCore
 from litex.soc.interconnect import wishbone
-from liteeth.common import convert_ip, ethernet_type_ip
+from liteeth.common import convert_ip, ethernet_type_ip, icmp_protocol
 
 from litediffusion.cores.config import PRESETS
 from litediffusion.soc import mailbox, memory_map
@@ -92,7 +92,10 @@ class DiffusionSoC(Appliance, SoCCore):
         record = self.etherbone.record
         self.etherbone_fix = PacketFIFOFix([record.receiver.fifo, record.sender.fifo])
         slice_master(self, "etherbone")
-        self.ip_buffer = PortBuffer(self.ethcore_etherbone.mac.crossbar, ethernet_type_ip)
+        core = self.ethcore_etherbone
+        self.ip_buffer = PortBuffer(core.mac.crossbar, ethernet_type_ip)
+        self.icmp_buffer = PortBuffer(core.ip.crossbar, icmp_protocol)
+        self.etherbone_buffer = PortBuffer(core.udp.crossbar, UDP_PORT)
 
     def add_bulk(self, ip_address):
         """The bulk transfer on a DRAM port of its own. The host finds it by the register and the constants."""
@@ -103,6 +106,7 @@ class DiffusionSoC(Appliance, SoCCore):
         self.bulk.add_csr()
         udp = self.ethcore_etherbone.udp.crossbar.get_port(BULK_PORT, dw=32)
         self.comb += [udp.source.connect(self.bulk.sink), self.bulk.source.connect(udp.sink)]
+        self.bulk_buffer = PortBuffer(self.ethcore_etherbone.udp.crossbar, BULK_PORT)
         self.add_constant("BULK_IP", convert_ip(ip_address))
         self.add_constant("BULK_PORT", BULK_PORT)
         self.add_constant("BULK_GRAIN", self.bulk.grain)

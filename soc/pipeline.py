@@ -53,8 +53,8 @@ def slice_master(soc, name):
 
 
 class PortBuffer(LiteXModule):
-    """Cuts the ready paths of a LiteEth crossbar's user, receiving and sending. No path leads from one user to another then
-    (an echo's answer waits for the PHY, and its question for the answer).
+    """Registers all paths between a LiteEth crossbar and one of its users, receiving and sending. No path leads from one user
+    to another then (an echo's answer waits for the PHY, and its question for the answer).
 
     crossbar : LiteEthCrossbar, before it is finalised
     user     : key of the user, for instance an Ethernet type
@@ -63,8 +63,8 @@ class PortBuffer(LiteXModule):
     def __init__(self, crossbar, user):
         inner = crossbar.users[user]
         crossbar.users[user] = outer = type(inner)(len(inner.source.data))
-        self.receive = receive = stream.PipeReady(inner.source.description)
-        self.send = send = stream.PipeReady(inner.sink.description)
+        self.receive = receive = stream.Buffer(inner.source.description, pipe_valid=True, pipe_ready=True)
+        self.send = send = stream.Buffer(inner.sink.description, pipe_valid=True, pipe_ready=True)
         self.comb += [
             outer.source.connect(receive.sink), receive.source.connect(inner.source),
             inner.sink.connect(send.sink), send.source.connect(outer.sink),

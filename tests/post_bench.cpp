@@ -94,7 +94,7 @@ static void transfer_records(const Memories &m, bool load) {
 // Runs ``count`` descriptors back to back. permille: refusal rate of acc, src, opr, wr, wwr
 // and rate of ``halt``. cycles[i]: from taken to
 // done, stalls[i]: of them with ``stall``. Returns 0, the error code, -1 after ``limit`` cycles, -2 for activity after an
-// error, -3 for an access during ``halt``.
+// error, -3 for a write during ``halt`` or a read after it.
 extern "C" int post_run(const uint8_t *descs, unsigned count, Memories *m, uint64_t seed, const uint32_t *permille,
                         uint32_t limit, uint32_t *cycles, uint32_t *stalls) {
     if (!top) top = new VPostBench;
@@ -116,9 +116,11 @@ extern "C" int post_run(const uint8_t *descs, unsigned count, Memories *m, uint6
         memcpy(&top->param_dat[0], m->param + param_adr * 64, 64);
         top->sink_valid = sent < count;
         if (sent < count) memcpy(&top->sink_desc[0], descs + 64 * sent, 64);
+        const bool halted = top->halt;
         top->halt = random32() % 1000 < permille[5];
         top->eval();
-        if (top->halt && (top->acc_valid || top->src_valid || top->opr_valid || top->wr_valid || top->wwr_valid)) return -3;
+        if (top->halt && (top->wr_valid || top->wwr_valid)) return -3;
+        if (halted && (top->acc_valid || top->src_valid || top->opr_valid)) return -3;
         acc.sample(top->acc_valid, top->acc_ready, top->acc_adr);
         src.sample(top->src_valid, top->src_ready, top->src_adr);
         opr.sample(top->opr_valid, top->opr_ready, top->opr_adr);
