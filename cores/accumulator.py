@@ -36,7 +36,6 @@ class Accumulator(Module):
 
         # # #
 
-        self.width = ACC_BITS * config.n_lanes
         self.summed = Record(mac_layout(config), name="summed")
         self.sync += [self.summed.eq(self.mac), self.commit.eq(self.summed)]
         reads = [[Signal(name=f"reads_{half}{bank}") for bank in range(2)] for half in range(2)]
@@ -49,7 +48,7 @@ class Accumulator(Module):
         rams = [[self.add_ram(config, half, bank, reads[half][bank], post) for bank in range(2)] for half in range(2)]
         selected = Signal(2)
         self.sync += selected.eq(Cat(post_bank, post_half))
-        self.comb += post.dat_r.eq(Array(rams[half][bank][0].dat_r for half in range(2) for bank in range(2))[selected])
+        self.comb += post.dat_r.eq(Array(Cat(*rams[half][bank][0]) for half in range(2) for bank in range(2))[selected])
         for half, values in enumerate((low, high)):
             self.add_sums(half, values, rams[half])
 
@@ -58,30 +57,32 @@ class Accumulator(Module):
         return (mac.entry[0] == bank) & (mac.w4 | (mac.entry[-1] == half))
 
     def add_ram(self, config, half, bank, gemm_reads, post):
-        """One RAM; returns (read port, write port)."""
-        memory = block_ram(self.width, config.acc_words // 2, name=f"acc_{half}{bank}")
-        read   = memory.get_port(has_re=True, mode=READ_FIRST)
-        write  = memory.get_port(write_capable=True, mode=NO_CHANGE)
-        self.specials += memory, read, write
+        """One RAM, a memory for each lane, so that it can lie where the lane is; returns (data read, data to write) by lane."""
+        adr, re, we = Signal(max=config.acc_words // 2), Signal(), Signal()
         self.comb += [
-            read.adr.eq(Mux(gemm_reads, self.ask.entry[1:-1], post.adr[1:-1])),
-            read.re.eq(gemm_reads | (post.valid & (post.adr[0] == bank) & (post.adr[-1] == half))),
-            write.adr.eq(self.commit.entry[1:-1]),
-            write.we.eq(self.we & self.uses(self.commit, half, bank)),
+            adr.eq(Mux(gemm_reads, self.ask.entry[1:-1], post.adr[1:-1])),
+            re.eq(gemm_reads | (post.valid & (post.adr[0] == bank) & (post.adr[-1] == half))),
+            we.eq(self.we & self.uses(self.commit, half, bank)),
         ]
-        return read, write
+        data_read, data_written = [], []
+        for n in range(config.n_lanes):
+            memory = block_ram(ACC_BITS, config.acc_words // 2, name=f"acc_{half}{bank}_{n}")
+            read   = memory.get_port(has_re=True, mode=READ_FIRST)
+            write  = memory.get_port(write_capable=True, mode=NO_CHANGE)
+            self.specials += memory, read, write
+            self.comb += [read.adr.eq(adr), read.re.eq(re), write.adr.eq(self.commit.entry[1:-1]), write.we.eq(we)]
+            data_read.append(read.dat_r)
+            data_written.append(write.dat_w)
+        return data_read, data_written
 
     def add_sums(self, half, values, rams):
         """old + value by lane, and the write data of this half's RAMs."""
-        mac, summed, sums = self.mac, self.summed, []
-        (even, even_write), (odd, odd_write) = rams
-        for n, value in enumerate(values):
-            lane  = slice(ACC_BITS * n, ACC_BITS * (n + 1))
+        mac, summed = self.mac, self.summed
+        for n, (value, even, odd, *written) in enumerate(zip(values, rams[0][0], rams[1][0], rams[0][1], rams[1][1])):
             old   = Signal((ACC_BITS, True), name=f"old_{half}_{n}", reset_less=True)
             total = Signal((ACC_BITS, True), name=f"total_{half}_{n}", reset_less=True)
             self.sync += [
-                If(mac.overwrite, old.eq(0)).Else(old.eq(Mux(mac.entry[0], odd.dat_r[lane], even.dat_r[lane]))),
+                If(mac.overwrite, old.eq(0)).Else(old.eq(Mux(mac.entry[0], odd, even))),
                 If(summed.valid & (summed.w4 | (summed.entry[-1] == half)), total.eq(old + value)),
             ]
-            sums.append(total)
-        self.comb += [write.dat_w.eq(Cat(*sums)) for write in (even_write, odd_write)]
+            self.comb += [data.eq(total) for data in written]
