@@ -9,7 +9,7 @@ RUN    := $(BIN)/litediffusion
 
 BOARD  ?= ecpix5
 
-.PHONY: demo test bench bench-upload bench-cifar10 quality profile sim bitstream synth boards setup train clean
+.PHONY: demo test bench bench-upload bench-cifar10 picture-cifar10 quality profile sim bitstream synth boards setup train clean
 
 demo: setup
 	$(RUN) demo -o build/demo
@@ -24,6 +24,14 @@ bench: setup
 bench-cifar10: setup
 	nice $(RUN) network cifar10 $(wildcard build/*/report.json) -o build/cifar10.json
 	$(if $(wildcard build/*/report.json),$(BIN)/python -m litediffusion.sw.picture_time build/cifar10.json build/*/report.json --readme README.md)
+
+# A whole picture of 50 DDIM steps with ddpm-cifar10-32 on the engine in Verilator: an hour or so. MODEL: a folder as diffusers
+# saves it (with the trained weights it is a picture; without MODEL the weights are random).
+MODEL ?= build/ddpm-cifar10-32
+picture-cifar10: setup
+	test -e $(MODEL) || $(BIN)/python -m litediffusion.sw.diffusers.random_model $(MODEL)
+	$(RUN) compile $(MODEL) -o build/cifar10.ldp --sampler ddim --steps 50 --images 4 --window 64 --batch 1
+	$(RUN) generate build/cifar10.ldp 0 --device rtl -o build/cifar10.png --json
 
 bench-upload: setup
 	$(BIN)/python -m litediffusion.targets.bench_upload -o build/bench-upload.json

@@ -93,9 +93,9 @@ class DiffusionSoC(Appliance, SoCCore):
         self.etherbone_fix = PacketFIFOFix([record.receiver.fifo, record.sender.fifo])
         slice_master(self, "etherbone")
         core = self.ethcore_etherbone
-        self.ip_buffer = PortBuffer(core.mac.crossbar, ethernet_type_ip)
-        self.icmp_buffer = PortBuffer(core.ip.crossbar, icmp_protocol)
-        self.etherbone_buffer = PortBuffer(core.udp.crossbar, UDP_PORT)
+        self.ip_buffer = PortBuffer(core.mac.crossbar, ethernet_type_ip, receive=("valid", "ready"), send=("ready",))
+        self.icmp_buffer = PortBuffer(core.ip.crossbar, icmp_protocol, receive=("ready",))
+        self.etherbone_buffer = PortBuffer(core.udp.crossbar, UDP_PORT, receive=("ready",), send=("valid",))
 
     def add_bulk(self, ip_address):
         """The bulk transfer on a DRAM port of its own. The host finds it by the register and the constants."""
@@ -106,7 +106,6 @@ class DiffusionSoC(Appliance, SoCCore):
         self.bulk.add_csr()
         udp = self.ethcore_etherbone.udp.crossbar.get_port(BULK_PORT, dw=32)
         self.comb += [udp.source.connect(self.bulk.sink), self.bulk.source.connect(udp.sink)]
-        self.bulk_buffer = PortBuffer(self.ethcore_etherbone.udp.crossbar, BULK_PORT)
         self.add_constant("BULK_IP", convert_ip(ip_address))
         self.add_constant("BULK_PORT", BULK_PORT)
         self.add_constant("BULK_GRAIN", self.bulk.grain)

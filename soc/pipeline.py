@@ -53,19 +53,20 @@ def slice_master(soc, name):
 
 
 class PortBuffer(LiteXModule):
-    """Registers all paths between a LiteEth crossbar and one of its users, receiving and sending. No path leads from one user
-    to another then (an echo's answer waits for the PHY, and its question for the answer).
+    """Registers between a LiteEth crossbar and one of its users. With the ready paths cut no path leads from one user to
+    another (an echo's answer waits for the PHY, and its question for the answer).
 
-    crossbar : LiteEthCrossbar, before it is finalised
-    user     : key of the user, for instance an Ethernet type
+    crossbar      : LiteEthCrossbar, before it is finalised
+    user          : key of the user, for instance an Ethernet type
+    receive, send : paths that are cut in each direction, of "valid" (and data) and "ready"
     """
 
-    def __init__(self, crossbar, user):
+    def __init__(self, crossbar, user, receive=(), send=()):
         inner = crossbar.users[user]
         crossbar.users[user] = outer = type(inner)(len(inner.source.data))
-        self.receive = receive = stream.Buffer(inner.source.description, pipe_valid=True, pipe_ready=True)
-        self.send = send = stream.Buffer(inner.sink.description, pipe_valid=True, pipe_ready=True)
+        cut = lambda endpoint, paths: stream.Buffer(endpoint.description, pipe_valid="valid" in paths, pipe_ready="ready" in paths)
+        self.receive, self.send = cut(inner.source, receive), cut(inner.sink, send)
         self.comb += [
-            outer.source.connect(receive.sink), receive.source.connect(inner.source),
-            inner.sink.connect(send.sink), send.source.connect(outer.sink),
+            outer.source.connect(self.receive.sink), self.receive.source.connect(inner.source),
+            inner.sink.connect(self.send.sink), self.send.source.connect(outer.sink),
         ]

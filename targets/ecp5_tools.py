@@ -1,4 +1,7 @@
-"""The open ECP5 tools for LiteX's trellis tool chain: native ones from PATH, or the yowasp packages in their place."""
+"""The open ECP5 tools for LiteX's trellis tool chain: native ones from PATH, or the yowasp packages in their place.
+
+nextpnr-ecp5 gets its netlist through ``netlist.py``.
+"""
 
 import os
 from pathlib import Path
@@ -8,6 +11,8 @@ import sys
 
 TOOLS = ("yosys", "nextpnr-ecp5", "ecppack")
 HIDDEN_FOLDER = "/tmp"      # yowasp's programs see a /tmp of their own
+# Programs that go before a tool, with its arguments.
+BEFORE = {"nextpnr-ecp5": f'"{sys.executable}" -m litediffusion.targets.netlist'}
 
 
 class ToolError(RuntimeError):
@@ -17,7 +22,8 @@ class ToolError(RuntimeError):
 class Tools:
     """Where each tool is. The yowasp package's program stands in for a tool that is not on PATH.
 
-    build_dir : a folder for the look-alikes ``build_dir/tools/<tool>``, which LiteX's script calls by the tools' names
+    build_dir : a folder for the look-alikes ``build_dir/tools/<tool>``, which LiteX's script calls by the tools' names (those of
+        yowasp's tools, and of tools with a program in BEFORE)
     tools : those wanted
 
     Raises ToolError when a tool and its package are missing, or when build_dir lies in HIDDEN_FOLDER and a
@@ -30,11 +36,16 @@ class Tools:
         stand_ins = {tool: path for tool, path in self.found.items() if Path(path).name.startswith("yowasp-")}
         if stand_ins and self.folder.is_relative_to(HIDDEN_FOLDER):
             raise ToolError(f"yowasp's tools do not see {build_dir}: choose an --output-dir outside {HIDDEN_FOLDER}")
-        for tool, path in stand_ins.items():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            script = self.folder / tool
-            script.write_text(f'#!/bin/sh\nexec "{path}" "$@"\n')
-            script.chmod(0o755)
+        for tool, path in self.found.items():
+            if tool in stand_ins or tool in BEFORE:
+                self._look_alike(tool, path)
+
+    def _look_alike(self, tool, path):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        script = self.folder / tool
+        before = f'{BEFORE[tool]} "$@" &&\n' if tool in BEFORE else ""
+        script.write_text(f'#!/bin/sh\n{before}exec "{path}" "$@"\n')
+        script.chmod(0o755)
 
     def _find(self, tool):
         native = shutil.which(tool)
@@ -45,8 +56,8 @@ class Tools:
         return native or str(stand_in)
 
     def path(self, path):
-        """PATH with the look-alikes behind it: a native tool goes first."""
-        return f"{path}{os.pathsep}{self.folder}"
+        """PATH with the look-alikes before it; each calls the tool that was found."""
+        return f"{self.folder}{os.pathsep}{path}"
 
     def versions(self):
         """{tool: version line}."""
