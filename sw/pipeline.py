@@ -50,12 +50,13 @@ class ModelSource:
 
 @dataclass
 class FolderSource:
-    """A UNet2DModel in a folder as diffusers saves it; ``size``: of the picture, None: as its config says."""
+    """A UNet2DModel in a folder as diffusers saves it.
+
+    size : of the picture, None: as its config says; null_label : the label of no class, for a model trained with guidance.
+    """
     folder: object
     size: object = None
-    labels: int = 1
-    null_label: int = 0
-    guidance: float = 1.0
+    null_label: int | None = None
 
     def __post_init__(self):
         from litediffusion.sw.diffusers.unet2d import checked_config, image_size
@@ -63,6 +64,10 @@ class FolderSource:
         config = checked_config(self.folder.config)
         self.name, self.labels = self.folder.name, config["num_class_embeds"] or 1
         self.shape = (config["in_channels"], *image_size(config, self.size))
+        if self.null_label is not None and not 0 <= self.null_label < self.labels:
+            raise ModelError(f"null label {self.null_label}: the model knows 0..{self.labels - 1}")
+        self.guidance = 1.0 if self.null_label is None else 2.0
+        self.null_label = self.null_label or 0
 
     def graph(self, timesteps):
         from litediffusion.sw.diffusers.unet2d import import_unet2d
@@ -75,7 +80,7 @@ class FolderSource:
         return scheduler_table(self.folder.scheduler or {}, steps, name, eta)
 
 
-def load_folder(path, size=None):
+def load_folder(path, size=None, null_label=None):
     """FolderSource of a diffusers model's or pipeline's folder. Raises ModelError, FolderError, UnsupportedLayer."""
     from litediffusion.sw.diffusers.folder import open_folder
 
@@ -83,17 +88,22 @@ def load_folder(path, size=None):
     kind = folder.config.get("_class_name", "UNet2DModel")
     if kind != "UNet2DModel":
         raise ModelError(f"{path}: holds a {kind}; UNet2DModel is what can be compiled so far")
-    return FolderSource(folder, size)
+    return FolderSource(folder, size, null_label)
 
 
-def load_model(name, weights=None, size=None):
+def load_model(name, weights=None, size=None, null_label=None):
     """The model by its name. Raises ModelError.
 
-    name : ``digits`` (the packaged model), a folder as diffusers saves it, or ``package.module:function`` that returns a
-    ModelSource; weights : of digits; size : height and width of the picture, for a folder.
+    name : ``digits`` or ``fashion`` (packaged), a folder as diffusers saves it, or ``package.module:function`` that returns a
+    ModelSource; weights : of digits; size, null_label : of a folder (see FolderSource).
     """
+    if name == "fashion":
+        from litediffusion.sw.fashion import MODEL, NULL_CLASS
+        source = load_folder(MODEL, size, NULL_CLASS)
+        source.name = "fashion"
+        return source
     if Path(name).is_dir():
-        return load_folder(name, size)
+        return load_folder(name, size, null_label)
     if name == "digits":
         from litediffusion.sw.digits.unet import IMAGE_SIZE, NULL_CLASS, NUM_CLASSES, load_unet
         try:
@@ -103,7 +113,7 @@ def load_model(name, weights=None, size=None):
         return ModelSource(model, (1, IMAGE_SIZE, IMAGE_SIZE), NUM_CLASSES, NULL_CLASS, "digits")
     module, _, function = name.partition(":")
     if not function:
-        raise ModelError(f"model {name!r} is unknown; use 'digits', a folder of a diffusers model, or 'package.module:function' "
+        raise ModelError(f"model {name!r} is unknown; use 'digits', 'fashion', a folder of a diffusers model, or 'package.module:function' "
                          "returning a ModelSource")
     try:
         source = getattr(importlib.import_module(module), function)()

@@ -9,9 +9,10 @@ from litediffusion.soc.mailbox import MAX_BATCH
 from litediffusion.soc.memory_map import WINDOW_SIZE
 from litediffusion.sw.cli.common import console, friendly_errors, make_folder, print_json, progress_bar
 
-Model = Annotated[str, typer.Argument(help="'digits' (packaged), a folder of a diffusers UNet2DModel, or 'package.module:function' "
+Model = Annotated[str, typer.Argument(help="'digits' or 'fashion' (packaged), a folder of a diffusers UNet2DModel, or 'package.module:function' "
                                       "that returns a ModelSource")]
 Size = Annotated[Optional[int], typer.Option(min=8, help="height and width of the picture (folders; default: sample_size)")]
+NullLabel = Annotated[Optional[int], typer.Option(min=0, help="label of no class, for folders of models trained with guidance")]
 Window = Annotated[int, typer.Option(min=1, help="MiB of DRAM that the engine may use")]
 Steps = Annotated[int, typer.Option(min=1, max=1000, help="sampler steps; the program's tables are made for them")]
 STEPS = 20
@@ -50,11 +51,11 @@ def compile(model: Model = "digits", output: Annotated[Path, typer.Option("-o", 
             sampler: Annotated[Optional[str], typer.Option(help="ddim or ddpm (default: that of the folder's scheduler, else ddim)")] = None,
             eta: Annotated[float, typer.Option(min=0.0, max=1.0, help="DDIM's eta: 0 deterministic, 1 as noisy as DDPM")] = 0.0,
             guidance: Annotated[Optional[float], typer.Option(help="guidance scale of the calibration, and the default of generate "
-                                                              "(default: 2 for digits, 1 for folders)")] = None,
+                                                              "(default: 2, without a label of no class 1)")] = None,
             bits: Bits = 8, static: Annotated[bool, typer.Option(help="one scale for all steps instead of one a step")] = False,
             images: Annotated[int, typer.Option(min=1, help="pictures of the calibration")] = 16,
             seed: Annotated[int, typer.Option(help="seed of the calibration")] = 1, weights: Weights = None, size: Size = None,
-            window: Window = WINDOW, batch: Annotated[int, typer.Option(min=1, help="pictures of a job at most")] = MAX_BATCH,
+            null_label: NullLabel = None, window: Window = WINDOW, batch: Annotated[int, typer.Option(min=1, help="pictures of a job at most")] = MAX_BATCH,
             json: Json = False):
     """Quantise and compile a model into a .ldp file."""
     with friendly_errors(), progress_bar("calibrate") as update:
@@ -63,7 +64,7 @@ def compile(model: Model = "digits", output: Annotated[Path, typer.Option("-o", 
         make_folder(output)
         if guidance is not None:
             check_guidance(guidance)
-        program = compile_model(load_model(model, weights, size), steps=steps, sampler=sampler, eta=eta, guidance=guidance, bits=bits,
+        program = compile_model(load_model(model, weights, size, null_label), steps=steps, sampler=sampler, eta=eta, guidance=guidance, bits=bits,
                                 per_step=not static, images=images, seed=seed, progress=update, batch=batch, window_size=window << 20)
         program.save(output)
     if json:
