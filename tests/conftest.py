@@ -15,6 +15,14 @@ def config():
 
 
 @pytest.fixture(scope="session")
+def conflict():
+    """conflict(first, second): True if item ``second`` must not start before ``first`` is complete."""
+    overlap = lambda a, b: any(x[0] == y[0] and x[1] < y[2] and y[1] < x[2] for x in a for y in b)
+    return lambda first, second: (overlap(first.writes, second.reads) or overlap(first.writes, second.writes)
+                                  or overlap(first.reads, second.writes))
+
+
+@pytest.fixture(scope="session")
 def digits():
     """ModelSource of the packaged digits model."""
     from litediffusion.sw.pipeline import load_model

@@ -15,7 +15,7 @@ from litediffusion.sw.compiler.items import CompileError, Item, Pool, Resource
 from litediffusion.sw.compiler.layer_program import compile_layer
 from litediffusion.sw.compiler.prefetch import Prefetcher
 from litediffusion.sw.compiler.records import fixed, quantise_weights, weight_tiles
-from litediffusion.sw.compiler.sync import assign_tokens, conflict
+from litediffusion.sw.compiler.sync import assign_tokens
 from litediffusion.sw.pipeline import ModelSource, compile_model, import_model, load_model
 from litediffusion.sw.reference import evaluate
 
@@ -94,7 +94,18 @@ def test_small_scratchpads_give_the_same_result(digits, ranges, config, program,
 
 def test_a_layer_that_does_not_fit_is_named(digits, ranges, config):
     with pytest.raises(CompileError, match=r"layer down0\.conv2: needs 257 words"):
-        compile_model(digits, steps=4, ranges=ranges, config=replace(config, spm_words=1024))
+        compile_model(digits, steps=4, ranges=ranges, config=replace(config, spm_words=1024), tiled=False)
+
+
+def test_a_network_that_does_not_fit_is_compiled_for_dram(digits, ranges, config):
+    """The same network with its activations in DRAM: near float as well."""
+    small = replace(config, spm_words=1024)
+    with pytest.raises(CompileError):
+        compile_model(digits, steps=4, ranges=ranges, config=small, tiled=False)
+    program = compile_model(digits, steps=4, ranges=ranges, config=small)
+    graph, _ = import_model(digits, 4)
+    x, labels = np.random.default_rng(0).standard_normal((2, 1, 16, 16)), np.array([2, 10])
+    assert sqnr_db(evaluate(graph, x, 1, labels).numpy(), run_eval(program, small, x, 1, labels)) > 26.0
 
 
 class Concats(torch.nn.Module):
@@ -175,7 +186,7 @@ def random_items(rng, n):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_tokens_order_every_conflict(seed):
+def test_tokens_order_every_conflict(seed, conflict):
     """Whatever order the queues run in, conflicting instructions keep their order (checked by happens-before sets)."""
     items = random_items(np.random.default_rng(seed), 60)
     assign_tokens(items)

@@ -12,7 +12,7 @@ from litediffusion.cores.machine import Machine
 from litediffusion.sw.compiler.items import CompileError, Item, Operand, Resource
 from litediffusion.sw.compiler.prefetch import Prefetcher
 from litediffusion.sw.compiler.records import quantise_weights
-from litediffusion.sw.compiler.sync import assign_tokens, conflict
+from litediffusion.sw.compiler.sync import assign_tokens
 from litediffusion.sw.compiler.tile_plan import Layer, balanced, plan_tiles
 from litediffusion.sw.compiler.tiled_program import TiledProgram
 from litediffusion.sw.devices.rtl import RtlDevice
@@ -214,7 +214,7 @@ def dram_words(item):
 
 
 @pytest.mark.parametrize("size", [16, 4])
-def test_every_conflict_is_ordered(size):
+def test_every_conflict_is_ordered(size, conflict):
     """Tokens order all instructions of a layer with norm and residual that touch the same memory, on chip or DRAM."""
     case = Case(SMALL, [32], 32, size, groups=8, operand="residual")
     case.program.conv("next", [case.out], case.attrs, SCALE)
@@ -231,7 +231,7 @@ def test_every_conflict_is_ordered(size):
     assert len(through_dram) > 1 and all(before[j] >> i & 1 for i, j in through_dram)
 
 
-def test_operands_are_not_loaded_before_they_exist():
+def test_operands_are_not_loaded_before_they_exist(conflict):
     late = Operand("WBUF", None, 0, dram=64, rows=2, length=8, pitch=32, after=2)
     early = Resource("WBUF", np.zeros(128, np.uint8), 0, dram=0)
     items = [Item("POST", {}, 0), Item("STORE", {}, 0, writes=[("DRAM", 0, 100)]), Item("GEMM", {}, 0, needs={"wt": (late, 0)}),

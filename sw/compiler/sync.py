@@ -12,15 +12,6 @@ from litediffusion.cores import isa
 _LETTER = {"LOAD": "L", "GEMM": "G", "POST": "P", "STORE": "S"}
 
 
-def _overlap(a, b):
-    return any(x[0] == y[0] and x[1] < y[2] and y[1] < x[2] for x in a for y in b)
-
-
-def conflict(first, second):
-    """True if ``second`` must not start before ``first`` is complete."""
-    return _overlap(first.writes, second.reads) or _overlap(first.writes, second.writes) or _overlap(first.reads, second.writes)
-
-
 def token(producer, consumer):
     return isa.TOKEN_NAMES.index(_LETTER[producer] + "2" + _LETTER[consumer])
 
