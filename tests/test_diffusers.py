@@ -134,19 +134,19 @@ def configurations(draw):
     groups, levels = draw(st.sampled_from([4, 8])), draw(st.integers(1, 3))
     widths = [groups * draw(st.integers(2, 8)) for _ in range(levels)]
     scale = 2 ** (levels - 1)
-    size = (4 * scale * draw(st.integers(1, 2)), 4 * scale * draw(st.integers(1, 3)))
+    size = (4 * scale, 4 * scale * draw(st.integers(1, 2 if levels < 3 else 1)))         # at most 256 tokens
     channels = draw(st.integers(1, 4))
     blocks = st.lists(st.sampled_from(["", "Attn"]), min_size=levels, max_size=levels)
     return dict(
         sample_size=size, in_channels=channels, out_channels=channels, block_out_channels=tuple(widths), norm_num_groups=groups,
-        attn_norm_num_groups=groups, layers_per_block=draw(st.integers(1, 2)), attention_head_dim=draw(st.sampled_from([None, groups])),
+        attn_norm_num_groups=groups, layers_per_block=draw(st.integers(1, 2)), attention_head_dim=draw(st.sampled_from([None, groups])) if levels < 3 else None,
         down_block_types=tuple(f"{a}DownBlock2D" for a in draw(blocks)), up_block_types=tuple(f"{a}UpBlock2D" for a in draw(blocks)),
         downsample_padding=draw(st.integers(0, 1)), act_fn=draw(st.sampled_from(["silu", "relu", "gelu"])),
         resnet_time_scale_shift=draw(st.sampled_from(["default", "scale_shift"])),
         downsample_type=draw(st.sampled_from(["conv", "resnet"])), upsample_type=draw(st.sampled_from(["conv", "resnet"])))
 
 
-@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(configurations())
 def test_any_configuration_is_near_float(config):
     assert mean_sqnr(make_model(config)) >= 19.0          # down to 8 channels, where one bad channel counts
