@@ -274,13 +274,15 @@ def test_refusals():
     with pytest.raises(CompileError, match="wide.*128 pixels"):
         plan_tiles(TINY, Layer(node, (1,), (16, 4, 128), False, False, False))
     program = TiledProgram(SMALL)
-    x, y = program.tensor("x", (16, 4, 4), SCALE), program.tensor("y", (16, 4, 4), SCALE / 2)
+    x = program.tensor("x", (16, 4, 4), SCALE)
     with pytest.raises(CompileError, match="no statistics"):
         program.conv("c", [x], attrs, SCALE, norm=(norm_of(np.random.default_rng(0), 16, 4), SCALE))
     with pytest.raises(CompileError, match="5 groups"):
         program.conv("c", [program.tensor("s", (16, 4, 4), SCALE, 0)], attrs, SCALE, norm=(norm_of(np.random.default_rng(0), 16, 5), SCALE))
-    with pytest.raises(CompileError, match="different scales"):
-        program.conv("c", [x, y], dict(attrs, weight=np.zeros((16, 32, 3, 3))), SCALE)
+    with pytest.raises(CompileError, match="not in the same ratio at all steps"):
+        steps = TiledProgram(SMALL, steps=2)
+        parts = [steps.tensor("x", (16, 4, 4), SCALE), steps.tensor("y", (16, 4, 4), [SCALE, 2 * SCALE])]
+        steps.conv("c", parts, dict(attrs, weight=np.zeros((16, 32, 3, 3))), SCALE)
     with pytest.raises(CompileError, match="16 output channels"):
         program.conv("c", [x], attrs, None)
     with pytest.raises(CompileError, match="multiples of 16"):
