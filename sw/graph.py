@@ -58,6 +58,11 @@ class Graph:
     def shape(self, name):
         return self.nodes[name].shape
 
+    def sources(self, name):
+        """The tensors behind a name: several for a concat."""
+        node = self.nodes[name]
+        return [s for i in node.inputs for s in self.sources(i)] if node.op == "cat" else [name]
+
     def replace_input(self, old, new):
         for node in self.nodes.values():
             node.inputs = [new if i == old else i for i in node.inputs]

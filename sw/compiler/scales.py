@@ -7,15 +7,10 @@ from litediffusion.sw.compiler.records import PLAIN_FRACTION
 EPS_SCALE = 2.0 ** PLAIN_FRACTION / 4096      # makes v of the output conv the Q3.12 latent itself
 
 
-def _sources(graph, name):
-    node = graph.nodes[name]
-    return [s for i in node.inputs for s in _sources(graph, i)] if node.op == "cat" else [name]
-
-
 def _crosses(graph, node):
     """True if a norm's groups cross the borders of its input's parts."""
     size = node.shape[0] // node.attrs["groups"]
-    return any(graph.shape(s)[0] % size for s in _sources(graph, node.inputs[0]))
+    return any(graph.shape(s)[0] % size for s in graph.sources(node.inputs[0]))
 
 
 def _shared(graph):
@@ -28,7 +23,7 @@ def _shared(graph):
     for node in graph.nodes.values():
         crossing = node.op == "norm" and _crosses(graph, node)
         if (node.op == "conv" and graph.nodes[node.inputs[0]].op == "cat") or crossing:
-            names, equal = set(_sources(graph, node.inputs[0])), crossing
+            names, equal = set(graph.sources(node.inputs[0])), crossing
             touching = [g for g in groups if g[0] & names]
             groups = [g for g in groups if g not in touching]
             groups.append((names.union(*(g[0] for g in touching)), equal or any(g[1] for g in touching)))

@@ -18,17 +18,13 @@ class StatPlan:
         self.norms = [n for n in graph.nodes.values() if n.op == "norm"]
         self.first, self.have = {}, {}          # norm: first record; names whose statistics are there
 
-    def _sources(self, name):
-        node = self.graph.nodes[name]
-        return [s for i in node.inputs for s in self._sources(i)] if node.op == "cat" else [name]
-
     def _records(self, name):
         return -(-self.graph.shape(name)[0] // LANES)
 
     def _begin(self, norm):
         """True if there is room for a norm's records."""
         if norm.name not in self.first:
-            at = self.pool.alloc(sum(map(self._records, self._sources(norm.inputs[0]))))
+            at = self.pool.alloc(sum(map(self._records, self.graph.sources(norm.inputs[0]))))
             if at is None:
                 return False
             self.first[norm.name], self.have[norm.name] = at, set()
@@ -37,7 +33,7 @@ class StatPlan:
     def records(self, name):
         """[(source, first record)] of a norm."""
         at, out = self.first[name], []
-        for source in self._sources(self.graph.nodes[name].inputs[0]):
+        for source in self.graph.sources(self.graph.nodes[name].inputs[0]):
             out.append((source, at))
             at += self._records(source)
         return out
@@ -45,7 +41,7 @@ class StatPlan:
     def kept(self, name):
         """First record for the statistics of a tensor that is about to be made, or -1: not to be kept."""
         following = next((n for n in self.norms if self.order[n.name] > self.order[name]), None)
-        if following is None or name not in self._sources(following.inputs[0]) or not self._begin(following):
+        if following is None or name not in self.graph.sources(following.inputs[0]) or not self._begin(following):
             return -1
         self.have[following.name].add(name)
         return dict(self.records(following.name))[name]

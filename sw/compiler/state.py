@@ -149,9 +149,7 @@ class State(Residency):
     # --- tensors -----------------------------------------------------------------------------------------------------
 
     def sources(self, name):
-        """The tensors behind a name: several for a concat."""
-        node = self.graph.nodes[name]
-        return [s for i in node.inputs for s in self.sources(i)] if node.op == "cat" else [name]
+        return self.graph.sources(name)
 
     def scale(self, name):
         return self.scales[name]

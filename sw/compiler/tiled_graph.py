@@ -73,11 +73,6 @@ class TiledGraph(TiledProgram):
         return DramTensor(name, shape, self.buffers["eps"], self.by_step(EPS_SCALE),
                           index=dict(idx0=isa.INDEX["SLOT"], idx0_stride=self.buffers["eps_stride"]))
 
-    def sources(self, name):
-        """The tensors behind a name: several for a concat."""
-        node = self.graph.nodes[name]
-        return [s for i in node.inputs for s in self.sources(i)] if node.op == "cat" else [name]
-
     def fused_norm(self, node):
         """The norm node that a conv brings about itself, or None."""
         before = self.graph.nodes[node.inputs[0]] if node.op == "conv" else None
@@ -87,16 +82,20 @@ class TiledGraph(TiledProgram):
         users = self.graph.users(node.name)
         return node.op == "norm" and len(users) == 1 and self.fused_norm(users[0]) is node
 
+    def is_layer(self, node):
+        """False for what is done within the layers that read it."""
+        return node.op != "cat" and not self.is_fused(node) and self.projections.get(node.name, ("", ""))[1] != "v"
+
     def read_by(self, node):
         """Names of the tensors that a node's layer reads."""
-        if node.op == "cat" or self.is_fused(node) or self.projections.get(node.name, ("", ""))[1] == "v":
+        if not self.is_layer(node):
             return []
         inputs = list(node.inputs)
         if norm := self.fused_norm(node):
             inputs[0] = norm.inputs[0]
         if node.op == "attention":
             inputs[2] = self.graph.nodes[inputs[2]].inputs[0]       # the values' tokens
-        return [s for i in inputs for s in self.sources(i)]
+        return [s for i in inputs for s in self.graph.sources(i)]
 
     def release(self, name):
         """One use of a tensor is over; its place is free after the last."""
@@ -116,9 +115,7 @@ class TiledGraph(TiledProgram):
     # --- the graph -----------------------------------------------------------------------------------------------------
 
     def run(self):
-        for node in self.graph.nodes.values():
-            if node.op == "cat" or self.is_fused(node) or self.projections.get(node.name, ("", ""))[1] == "v":
-                continue
+        for node in filter(self.is_layer, self.graph.nodes.values()):
             getattr(self, f"lower_{node.op}")(node)
             for name in self.read_by(node):
                 self.release(name)
@@ -153,7 +150,7 @@ class TiledGraph(TiledProgram):
 
     def lower_conv(self, node):
         norm = self.fused_norm(node)
-        names = self.sources((norm or node).inputs[0])
+        names = self.graph.sources((norm or node).inputs[0])
         sources = [self.tensors[n] for n in names]
         channels = [self.graph.shape(n)[0] for n in names]
         attrs = dict(node.attrs, weight=self.conv_weight(node, channels))
@@ -213,7 +210,7 @@ class TiledGraph(TiledProgram):
 
     def lower_norm(self, node):
         """A norm that several layers read."""
-        names = self.sources(node.inputs[0])
+        names = self.graph.sources(node.inputs[0])
         if len(names) > 1:
             raise CompileError(f"layer {node.name} ({node.path}): a norm of a concat with several readers")
         self.bring_statistics(node, names)
@@ -234,24 +231,20 @@ class TiledGraph(TiledProgram):
         self.discard(values)
         self.keep(node.name, out)
 
-    def lower_upsample(self, node):
-        """Nearest x2 by itself: a convolution with the identity."""
-        source = self.tensors[node.inputs[0]]
-        attrs = {"weight": np.eye(node.shape[0])[:, :, None, None], "up": True}
-        self.keep(node.name, self.conv(node.name, [source], attrs, self.scales[node.name], stat=self.stats.kept(node.name)))
-
-    def lower_add(self, node):
-        """A sum by itself: a convolution with the identity and a second operand."""
-        source, operand = (self.tensors[i] for i in node.inputs)
-        attrs = {"weight": np.eye(node.shape[0])[:, :, None, None]}
-        self.keep(node.name, self.conv(node.name, [source], attrs, self.scales[node.name], operand=operand,
+    def identity(self, node, operand=None, **attrs):
+        """A node by itself: a convolution with the identity, which ``attrs`` and a second operand make what it is."""
+        attrs["weight"] = np.eye(node.shape[0])[:, :, None, None]
+        self.keep(node.name, self.conv(node.name, [self.tensors[node.inputs[0]]], attrs, self.scales[node.name], operand=operand,
                                        stat=self.stats.kept(node.name)))
 
+    def lower_upsample(self, node):
+        self.identity(node, up=True)
+
+    def lower_add(self, node):
+        self.identity(node, self.tensors[node.inputs[1]])
+
     def lower_act(self, node):
-        """An activation by itself: a convolution with the identity."""
-        source = self.tensors[node.inputs[0]]
-        attrs = {"weight": np.eye(node.shape[0])[:, :, None, None], "function": node.attrs["function"]}
-        self.keep(node.name, self.conv(node.name, [source], attrs, self.scales[node.name], stat=self.stats.kept(node.name)))
+        self.identity(node, function=node.attrs["function"])
 
     def lower_modulate(self, node):
         raise CompileError(f"layer {node.name} ({node.path}): scale and shift of a norm that depend on more than the timestep")
