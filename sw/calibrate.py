@@ -31,13 +31,14 @@ def float_step(x, eps, coefs):
     return c["a"] * x0 + c["b"] * eps + c["c"] * x
 
 
-def calibrate(graph, table, labels, null_label, guidance, images=32, seed=1, progress=None):
-    """{tensor: ranges [steps] float64}.
+def calibrate(graph, table, labels, null_label, guidance, images=32, seed=1, progress=None, decoder=None):
+    """{tensor: ranges [steps] float64}; of the decoder's tensors [1].
 
     Parameters
     ----------
     graph : Graph after the passes; table : coefficients of each step (see sampler_table).
-    labels : labels to draw from; null_label : label of the unconditional evaluation.
+    labels : labels to draw from; null_label : label of the unconditional evaluation; decoder : Graph of what makes pictures of the
+    last latents, or None.
     """
     rng = np.random.default_rng(seed)
     shape = next(n.shape for n in graph.nodes.values() if n.op == "input")
@@ -45,14 +46,17 @@ def calibrate(graph, table, labels, null_label, guidance, images=32, seed=1, pro
     y = np.asarray(labels)[np.arange(images) % len(labels)]
     guided = guidance != 1.0
     both = np.concatenate([y, np.full(images, null_label)]) if guided else y
-    ranges, cache = {name: np.zeros(len(table)) for name in graph.nodes}, {}
+    ranges, cache = {}, {}
     for step, coefs in enumerate(table):
         def watch(name, tensor, step=step):
-            ranges[name][step] = best_range(tensor.flatten())
+            ranges.setdefault(name, np.zeros(len(table)))[step] = best_range(tensor.flatten())
+
         eps = evaluate(graph, np.concatenate([x, x]) if guided else x, step, both, watch, cache).numpy()
         if guided:
             eps = eps[images:] + guidance * (eps[:images] - eps[images:])
         x = float_step(x, eps, coefs) + coefs["sigma"] / (1 << 14) * rng.standard_normal(x.shape)
         if progress:
             progress(step + 1, len(table))
+    if decoder:
+        evaluate(decoder, x, 0, y, lambda name, tensor: ranges.update({name: np.array([best_range(tensor.flatten())])}))
     return ranges

@@ -77,7 +77,7 @@ class Program:
 
 def job_section(meta):
     """Bytes of the section JOB."""
-    c, h, w = meta["shape"]
+    c, h, w = meta["picture"]
     guidance = meta["guidance"]
     fields = {name: meta[name] for name in ("image_base", "image_bytes", "steps", "null_label", "labels")} | meta["programs"] | {
         "name": np.frombuffer(meta["name"].encode()[:4 * NAME_WORDS].ljust(4 * NAME_WORDS, b"\0"), "<u4"),

@@ -6,16 +6,19 @@ a vector is (C, 1, 1); tokens [N, C] are (C, H, W) with N = H * W.
 op            inputs          attributes
 input         -               -                                       the noisy image (Q3.12 at run time)
 step_table    -               values [T, C]                           row of the current step
-label_table   -               values [labels, C]                      row of the label
+label_table   -               values [labels, C] or [labels, C, N]    of the label: a vector or N tokens;
+                              runtime                                 True: rows that the host replaces (texts), these are for calibration
 conv          x (, r)         weight [M, C, kh, kw], bias [M] or [T, M] (by step) or None, stride, pad, pad_end (after the last row and
                               column, else pad), up (nearest x2 first);
-                              after fusion: r is added (or a vector broadcast), then function
+                              after fusion: r is added (or a vector broadcast) or, with ``times``, multiplies; then function
 norm          x               gamma, beta [C] or [T, C] (by step), groups, eps, (function after fusion)   GroupNorm
+layer_norm    x               gamma, beta [C] or None after folding, eps          over the channels of each pixel
 modulate      x, v            -                                       x * (1 + v[:C]) + v[C:], v a vector of 2C channels
 act           x               function (see isa.ACT)
 add           a, b            -                                       b may be a vector
+mul           a, b            -                                       a * b
 cat           a, b, ...       -                                       along C
-attention     q, k, v         heads                                   softmax(q k^T / sqrt(d)) v
+attention     q, k, v         heads, keys                             softmax(q k^T / sqrt(d)) v over the first ``keys`` tokens of k and v
 upsample      x               -                                       nearest x2
 """
 
@@ -23,7 +26,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-OPS = ("input", "step_table", "label_table", "conv", "norm", "modulate", "act", "add", "cat", "attention", "upsample")
+OPS = ("input", "step_table", "label_table", "conv", "norm", "layer_norm", "modulate", "act", "add", "mul", "cat", "attention", "upsample")
 
 
 class GraphError(ValueError):
@@ -84,13 +87,17 @@ def _expected_shape(graph, node):
     shapes = [graph.shape(i) for i in node.inputs]
     if node.op == "conv":
         return conv_shape(shapes[0], node.attrs)
-    if node.op in ("norm", "act"):
+    if node.op in ("norm", "layer_norm", "act"):
         return shapes[0]
     if node.op == "add":
         a, b = shapes[:2]
         if b != a and b != (a[0], 1, 1):
             raise GraphError(f"{node.name} ({node.path}): cannot add {b} to {a}; shapes must be equal or the second a vector")
         return a
+    if node.op == "mul":
+        if shapes[0] != shapes[1]:
+            raise GraphError(f"{node.name} ({node.path}): cannot multiply {shapes[0]} by {shapes[1]}; shapes must be equal")
+        return shapes[0]
     if node.op == "cat":
         if len({s[1:] for s in shapes}) != 1:
             raise GraphError(f"{node.name} ({node.path}): concat of different sizes {shapes}")
@@ -100,6 +107,8 @@ def _expected_shape(graph, node):
             raise GraphError(f"{node.name} ({node.path}): {shapes[0]} modulated by {shapes[1]}; must be a vector of twice the channels")
         return shapes[0]
     if node.op == "attention":
+        if shapes[1] != shapes[2] or shapes[1][0] != shapes[0][0] or not 1 <= node.attrs["keys"] <= shapes[1][1] * shapes[1][2]:
+            raise GraphError(f"{node.name} ({node.path}): attention of {shapes[0]} to {node.attrs['keys']} keys of {shapes[1]} and values {shapes[2]}")
         return shapes[0]
     if node.op == "upsample":
         c, h, w = shapes[0]

@@ -46,6 +46,10 @@ class GraphBuilder:
     def norm(self, name, x, gamma, beta, groups, eps):
         return self.node(name, "norm", [x], self.shape(x), gamma=gamma, beta=beta, groups=groups, eps=eps)
 
+    def layer_norm(self, name, x, gamma, beta, eps):
+        """Over the channels of every pixel; gamma, beta [C] or None."""
+        return self.node(name, "layer_norm", [x], self.shape(x), gamma=gamma, beta=beta, eps=eps)
+
     def act(self, name, x, function):
         return self.node(name, "act", [x], self.shape(x), function=function)
 
@@ -55,12 +59,17 @@ class GraphBuilder:
             a, b = b, a
         return self.node(name, "add", [a, b], self.shape(a))
 
+    def mul(self, name, a, b):
+        return self.node(name, "mul", [a, b], self.shape(a))
+
     def cat(self, name, parts):
         shapes = [self.shape(p) for p in parts]
         return self.node(name, "cat", parts, (sum(s[0] for s in shapes),) + tuple(shapes[0][1:]))
 
-    def attention(self, name, q, k, v, heads):
-        return self.node(name, "attention", [q, k, v], self.shape(q), heads=heads)
+    def attention(self, name, q, k, v, heads, keys=None):
+        """``keys``: tokens of k and v that count, None: all."""
+        _, h, w = self.shape(k)
+        return self.node(name, "attention", [q, k, v], self.shape(q), heads=heads, keys=keys or h * w)
 
     def upsample(self, name, x):
         """Nearest x2."""
@@ -77,6 +86,7 @@ class GraphBuilder:
         """Row of the current step of values [steps, C]."""
         return self.node(name, "step_table", [], (values.shape[1], 1, 1), values=values)
 
-    def label_table(self, name, values):
-        """Row of the label of values [labels, C]."""
-        return self.node(name, "label_table", [], (values.shape[1], 1, 1), values=values)
+    def label_table(self, name, values, runtime=False):
+        """Row of the label of values [labels, C] or [labels, C, tokens]; ``runtime``: the host may replace it later."""
+        tokens = values.shape[2] if values.ndim == 3 else 1
+        return self.node(name, "label_table", [], (values.shape[1], tokens, 1), values=values, **({"runtime": True} if runtime else {}))

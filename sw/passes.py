@@ -87,16 +87,34 @@ def fold_upsample(graph):
             _drop(graph, node.name, node.inputs[0])
 
 
-def fuse_add(graph):
-    """conv + add -> conv with a second operand, at the place of the add (both operands are computed there)."""
+def fold_layer_norm(graph):
+    """gamma and beta of a LayerNorm go into the weights and biases of the linear layers that read it."""
+    linear = lambda user: user.op == "conv" and user.attrs["weight"].shape[2:] == (1, 1)
+    for node in graph.nodes.values():
+        users = graph.users(node.name)
+        if node.op != "layer_norm" or not all(map(linear, users)):
+            continue
+        gamma, beta = node.attrs["gamma"], node.attrs["beta"]
+        for user in users:
+            weight, bias = user.attrs["weight"], user.attrs["bias"]
+            if beta is not None:
+                user.attrs["bias"] = weight[:, :, 0, 0] @ beta + (0 if bias is None else bias)
+            if gamma is not None:
+                user.attrs["weight"] = weight * gamma[None, :, None, None]
+        node.attrs.update(gamma=None, beta=None)
+
+
+def fuse_operand(graph):
+    """conv + add or mul -> conv with a second operand, at the place of the latter (both operands are computed there)."""
     for node in list(graph.nodes.values()):
-        if node.op != "add":
+        if node.op not in ("add", "mul"):
             continue
         for at, other in ((0, 1), (1, 0)):
             conv = graph.nodes[node.inputs[at]]
             same = node.inputs[0] != node.inputs[1] and graph.shape(node.inputs[at]) == node.shape
             if same and conv.op == "conv" and len(conv.inputs) == 1 and len(graph.users(conv.name)) == 1:
-                node.op, node.attrs, node.path = "conv", conv.attrs, conv.path or node.path
+                node.attrs = dict(conv.attrs, times=True) if node.op == "mul" else conv.attrs
+                node.op, node.path = "conv", conv.path or node.path
                 node.inputs = [conv.inputs[0], node.inputs[other]]
                 del graph.nodes[conv.name]
                 _rename(graph, node.name, conv.name)
@@ -109,12 +127,13 @@ def fuse_act(graph):
         if node.op != "act":
             continue
         producer = graph.nodes[node.inputs[0]]
-        if producer.op in ("conv", "norm") and len(graph.users(producer.name)) == 1 and not producer.attrs.get("function"):
+        taken = producer.attrs.get("function") or producer.attrs.get("times")
+        if producer.op in ("conv", "norm") and len(graph.users(producer.name)) == 1 and not taken:
             producer.attrs["function"] = node.attrs["function"]
             _drop(graph, node.name, producer.name)
 
 
-PASSES = (fold_steps, share_activations, fold_upsample, fuse_add, fuse_act)
+PASSES = (fold_steps, share_activations, fold_upsample, fold_layer_norm, fuse_operand, fuse_act)
 
 
 def run_passes(graph):

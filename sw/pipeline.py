@@ -4,8 +4,6 @@
 """
 
 from dataclasses import dataclass
-import importlib
-from pathlib import Path
 
 import numpy as np
 
@@ -14,114 +12,10 @@ from litediffusion.soc.mailbox import MAX_BATCH
 from litediffusion.soc.memory_map import WINDOW_SIZE
 from litediffusion.sw.compiler.compile import check_bits, compile_graph
 from litediffusion.sw.compiler.items import CompileError
+from litediffusion.sw.compiler.tables import quantise_rows, table_rows
 from litediffusion.sw.container import check_config, evaluations, fixed_guidance
 from litediffusion.sw.devices.base import Job
-from litediffusion.sw.schedule import sampler_table
-
-
-class ModelError(ValueError):
-    """The model to compile cannot be found or is not described well enough."""
-
-
-@dataclass
-class ModelSource:
-    """A torch model with what the compiler must know.
-
-    model : nn.Module, forward(x, t, y); shape : (C, H, W); labels : number of labels a user may ask for;
-    null_label : label of the unconditional evaluation; guidance : scale to be used unless another one is asked for.
-    """
-    model: object
-    shape: tuple
-    labels: int
-    null_label: int
-    name: str
-    guidance: float = 2.0
-
-    def graph(self, timesteps):
-        """Graph as imported, for the sampler's timesteps."""
-        from litediffusion.sw.importer import import_unet
-
-        return import_unet(self.model, self.shape, timesteps)
-
-    def sampler(self, name, steps, eta):
-        """(timesteps, coefficients of each step)."""
-        return sampler_table(name or "ddim", steps, eta)
-
-
-@dataclass
-class FolderSource:
-    """A UNet2DModel in a folder as diffusers saves it.
-
-    size : of the picture, None: as its config says; null_label : the label of no class, for a model trained with guidance.
-    """
-    folder: object
-    size: object = None
-    null_label: int | None = None
-
-    def __post_init__(self):
-        from litediffusion.sw.diffusers.unet2d import checked_config, image_size
-
-        config = checked_config(self.folder.config)
-        self.name, self.labels = self.folder.name, config["num_class_embeds"] or 1
-        self.shape = (config["in_channels"], *image_size(config, self.size))
-        if self.null_label is not None and not 0 <= self.null_label < self.labels:
-            raise ModelError(f"null label {self.null_label}: the model knows 0..{self.labels - 1}")
-        self.guidance = 1.0 if self.null_label is None else 2.0
-        self.null_label = self.null_label or 0
-
-    def graph(self, timesteps):
-        from litediffusion.sw.diffusers.unet2d import import_unet2d
-
-        return import_unet2d(self.folder.config, self.folder.weights, timesteps, self.size)
-
-    def sampler(self, name, steps, eta):
-        from litediffusion.sw.diffusers.scheduler import scheduler_table
-
-        return scheduler_table(self.folder.scheduler or {}, steps, name, eta)
-
-
-def load_folder(path, size=None, null_label=None):
-    """FolderSource of a diffusers model's or pipeline's folder. Raises ModelError, FolderError, UnsupportedLayer."""
-    from litediffusion.sw.diffusers.folder import open_folder
-
-    folder = open_folder(path)
-    kind = folder.config.get("_class_name", "UNet2DModel")
-    if kind != "UNet2DModel":
-        raise ModelError(f"{path}: holds a {kind}; UNet2DModel is what can be compiled so far")
-    return FolderSource(folder, size, null_label)
-
-
-def load_model(name, weights=None, size=None, null_label=None):
-    """The model by its name. Raises ModelError.
-
-    name : ``digits`` or ``fashion`` (packaged), a folder as diffusers saves it, or ``package.module:function`` that returns a
-    ModelSource; weights : of digits; size, null_label : of a folder (see FolderSource).
-    """
-    if name == "fashion":
-        from litediffusion.sw.fashion import MODEL, NULL_CLASS
-        source = load_folder(MODEL, size, NULL_CLASS)
-        source.name = "fashion"
-        return source
-    if Path(name).is_dir():
-        return load_folder(name, size, null_label)
-    if name == "digits":
-        from litediffusion.sw.digits.unet import IMAGE_SIZE, NULL_CLASS, NUM_CLASSES, load_unet
-        try:
-            model = load_unet(weights)
-        except Exception as error:       # safetensors and torch have exceptions of their own kinds
-            raise ModelError(f"the weights {weights or 'of the package'} cannot be loaded: {error}") from error
-        return ModelSource(model, (1, IMAGE_SIZE, IMAGE_SIZE), NUM_CLASSES, NULL_CLASS, "digits")
-    module, _, function = name.partition(":")
-    if not function:
-        raise ModelError(f"model {name!r} is unknown; use 'digits', 'fashion', a folder of a diffusers model, or 'package.module:function' "
-                         "returning a ModelSource")
-    try:
-        source = getattr(importlib.import_module(module), function)()
-    except Exception as error:           # the user's code may raise anything
-        raise ModelError(f"model {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
-    if not isinstance(source, ModelSource):
-        raise ModelError(f"model {name!r} returned {type(source).__name__}, must be a litediffusion.sw.pipeline.ModelSource")
-    return source
+from litediffusion.sw.texts import TextError
 
 
 def import_model(source, steps, sampler=None, eta=0.0):
@@ -132,9 +26,17 @@ def import_model(source, steps, sampler=None, eta=0.0):
     return run_passes(source.graph(timesteps)), table
 
 
+def import_decoder(source):
+    """Graph after the passes of what makes a picture of latents, or None."""
+    from litediffusion.sw.passes import run_passes
+
+    graph = source.decoder()
+    return graph and run_passes(graph)
+
+
 def compile_model(source, *, steps=20, sampler=None, eta=0.0, guidance=None, bits=8, per_step=True, config=PRESETS["ecpix5"],
                   images=16, seed=1, progress=None, ranges=None, batch=MAX_BATCH, window_size=WINDOW_SIZE, tiled=None):
-    """ModelSource or FolderSource -> Program.
+    """A source (sources.py) -> Program.
 
     guidance : None is the source's; images, seed : of the calibration; ranges : a calibration made before; batch : pictures of
     a job at most; tiled : activations in DRAM, None: if the layers do not fit on chip.
@@ -142,11 +44,12 @@ def compile_model(source, *, steps=20, sampler=None, eta=0.0, guidance=None, bit
     check_bits(bits)
     guidance = source.guidance if guidance is None else guidance
     graph, table = import_model(source, steps, sampler, eta)
+    decoder = import_decoder(source)
     if ranges is None:
         from litediffusion.sw.calibrate import calibrate
-        ranges = calibrate(graph, table, range(source.labels), source.null_label, guidance, images, seed, progress)
+        ranges = calibrate(graph, table, range(source.labels), source.null_label, guidance, images, seed, progress, decoder)
     options = dict(bits=bits, per_step=per_step, null_label=source.null_label, labels=source.labels, guidance=guidance, name=source.name,
-                   batch=batch, window_size=window_size)
+                   batch=batch, window_size=window_size, decoder=decoder, text=source.text())
     if tiled is None:
         try:
             return compile_graph(graph, config, table, ranges, **options)
@@ -187,9 +90,20 @@ def upload(device, program, progress=None):
     device.write(program.meta["image_base"], program.image.tobytes(), progress)
 
 
+def write_texts(device, program, texts):
+    """Put TextStates into an uploaded program's tables: the first one is label 0. Raises TextError if they do not fit it."""
+    for name, place in program.meta["conditions"].items():
+        values = texts.tables().get(name)
+        shape = None if values is None else list(values.shape[1:])
+        if shape != place["shape"] or len(values) > place["labels"]:
+            raise TextError(f"{program.meta['name']}: {name} of the texts is {values if values is None else values.shape}, the program takes up to "
+                            f"{place['labels']} of {place['shape']}")
+        device.write(place["at"], table_rows(quantise_rows(values, place["scale"])).tobytes())
+
+
 @dataclass
 class Pictures:
-    """pixels uint8 [B, C, H, W]; latents int16 [B, steps, C, H, W], Q3.12, after every step; counters of the device."""
+    """pixels uint8 [B, C', H', W']; latents int16 [B, steps, C, H, W], Q3.12, after every step; counters of the device."""
     pixels: np.ndarray
     latents: np.ndarray
     counters: dict
@@ -203,16 +117,33 @@ def unpack(program, results):
     raw = np.stack([np.frombuffer(o, np.uint8) for o in results.outputs])
     split = 16 * h * w * meta["steps"]
     latents = raw[:, :split].copy().view(np.int16).reshape(len(raw), meta["steps"], h, w, 8)[..., :c]
-    pixels = raw[:, split:].reshape(len(raw), h, w, 16)[..., :c]
+    channels, height, width = meta["picture"]
+    pixels = raw[:, split:].reshape(len(raw), height, width, 16)[..., :channels]
     return Pictures(pixels.transpose(0, 3, 1, 2), latents.transpose(0, 1, 4, 2, 3), results.counters, results.seconds)
 
 
-def generate(device, program, labels, seeds, guidance=None, progress=None):
-    """Pictures of an uploaded program, in as many jobs as needed."""
+def check_asked(program, texts):
+    """Raise TextError if a program that takes texts is asked for labels, or the other way round."""
+    wants = bool(program.meta.get("text"))
+    if wants != (texts is not None):
+        raise TextError(f"{program.meta['name']}: the program takes {'prompts, not labels' if wants else 'labels, not prompts'}")
+
+
+def generate(device, program, labels, seeds, guidance=None, progress=None, texts=None):
+    """Pictures of an uploaded program, in as many jobs as needed.
+
+    texts : TextStates, of no text and of every picture, for a program that takes prompts; ``labels`` are then not used.
+    """
+    check_asked(program, texts)
     size, parts = program.meta["batch"], []
+    labels = range(1, len(texts)) if texts else labels
     for first in range(0, len(labels), size):
         part = slice(first, first + size)
-        job = make_job(program, labels[part], seeds[part], guidance)
+        asked = labels[part]
+        if texts:
+            write_texts(device, program, texts.picked([0, *asked]))
+            asked = range(1, len(asked) + 1)
+        job = make_job(program, asked, seeds[part], guidance)
         step = progress and (lambda image, images, step, steps, first=first: progress(first + image, len(labels), step, steps))
         parts.append(unpack(program, device.generate(job, step)))
     counters = {k: sum(p.counters[k] for p in parts) for k in parts[0].counters}

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 ACT = {"SILU": F.silu, "RELU": F.relu, "GELU": F.gelu, "TANH": torch.tanh}
 
 
-def _attention(q, k, v, heads):
+def _attention(q, k, v, heads, keys):
     b, c, h, w = q.shape
     split = lambda t: t.flatten(2).reshape(b, heads, c // heads, -1)            # [B, heads, d, N]
+    k, v = (t.flatten(2)[..., :keys] for t in (k, v))
     scores = split(q).transpose(2, 3) @ split(k) / (c // heads) ** 0.5
     return (split(v) @ torch.softmax(scores, -1).transpose(2, 3)).reshape(b, c, h, w)
 
@@ -35,31 +36,48 @@ def _function(attrs, y):
     return ACT[attrs["function"]](y) if attrs.get("function") else y
 
 
-def _node(node, args, step, labels, x, cache):
+def _layer_norm(attrs, x):
+    weights = [None if attrs[k] is None else torch.as_tensor(attrs[k], dtype=torch.float32) for k in ("gamma", "beta")]
+    return F.layer_norm(x.movedim(1, -1), x.shape[1:2], *weights, attrs["eps"]).movedim(-1, 1)
+
+
+def _combine(node, y, others, watch):
+    """A conv's result with its second operand."""
+    if node.attrs.get("times"):
+        watch(f"{node.name}.factor", y)
+        return y * others[0]
+    return y + others[0] if others else y
+
+
+def _node(node, args, step, labels, x, cache, watch):
     a = node.attrs
     if node.op == "input":
         return x
     if node.op == "step_table":
         return torch.as_tensor(a["values"][step], dtype=torch.float32)[None, :, None, None].expand(x.shape[0], -1, 1, 1)
     if node.op == "label_table":
-        return torch.as_tensor(a["values"], dtype=torch.float32)[labels][:, :, None, None]
+        rows = torch.as_tensor(a["values"], dtype=torch.float32)[labels]
+        return rows.reshape(len(rows), *node.shape)
     if node.op == "conv":
-        y = _conv(node, args[0], step, cache)
-        return _function(a, y + args[1] if len(args) > 1 else y)
+        return _function(a, _combine(node, _conv(node, args[0], step, cache), args[1:], watch))
     if node.op == "norm":
         gamma, beta = (_by_step(a[k], step) for k in ("gamma", "beta"))
         return _function(a, F.group_norm(args[0], a["groups"], gamma, beta, a["eps"]))
+    if node.op == "layer_norm":
+        return _layer_norm(a, args[0])
     if node.op == "act":
         return ACT[a["function"]](args[0])
     if node.op == "add":
         return args[0] + args[1]
+    if node.op == "mul":
+        return args[0] * args[1]
     if node.op == "modulate":
         scale, shift = args[1].chunk(2, 1)
         return args[0] * (1 + scale) + shift
     if node.op == "cat":
         return torch.cat(args, 1)
     if node.op == "attention":
-        return _attention(*args, a["heads"])
+        return _attention(*args, a["heads"], a["keys"])
     return F.interpolate(args[0], scale_factor=2.0, mode="nearest")
 
 
@@ -67,13 +85,13 @@ def _node(node, args, step, labels, x, cache):
 def evaluate(graph, x, step, labels, watch=None, cache=None):
     """Output [B, C, H, W] float32 of the graph at sampler step ``step`` (an index, not a timestep).
 
-    x [B, C, H, W], labels [B]. ``watch(name, tensor)`` sees every tensor. ``cache`` (a dict) keeps converted weights.
+    x [B, C, H, W], labels [B]. ``watch(name, tensor)`` sees every tensor, and as "name.factor" what a conv multiplies by its
+    second operand. ``cache`` (a dict) keeps converted weights.
     """
-    cache = {} if cache is None else cache
+    cache, watch = {} if cache is None else cache, watch or (lambda name, tensor: None)
     x, labels = torch.as_tensor(np.asarray(x), dtype=torch.float32), torch.as_tensor(np.asarray(labels), dtype=torch.long)
     values = {}
     for node in graph.nodes.values():
-        values[node.name] = _node(node, [values[i] for i in node.inputs], step, labels, x, cache)
-        if watch:
-            watch(node.name, values[node.name])
+        values[node.name] = _node(node, [values[i] for i in node.inputs], step, labels, x, cache, watch)
+        watch(node.name, values[node.name])
     return values[graph.output]

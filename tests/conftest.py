@@ -25,7 +25,7 @@ def conflict():
 @pytest.fixture(scope="session")
 def digits():
     """ModelSource of the packaged digits model."""
-    from litediffusion.sw.pipeline import load_model
+    from litediffusion.sw.sources import load_model
     return load_model("digits")
 
 
@@ -50,7 +50,8 @@ def small_program():
     """A network of two layers on pictures of three colours, small enough for an SD card that is read bit by bit."""
     import torch
 
-    from litediffusion.sw.pipeline import ModelSource, compile_model
+    from litediffusion.sw.pipeline import compile_model
+    from litediffusion.sw.sources import ModelSource
 
     class Small(torch.nn.Module):
         def __init__(self):

@@ -16,7 +16,8 @@ from litediffusion.sw.compiler.layer_program import compile_layer
 from litediffusion.sw.compiler.prefetch import Prefetcher
 from litediffusion.sw.compiler.records import fixed, quantise_weights, weight_tiles
 from litediffusion.sw.compiler.sync import assign_tokens
-from litediffusion.sw.pipeline import ModelSource, compile_model, import_model, load_model
+from litediffusion.sw.pipeline import compile_model, import_model
+from litediffusion.sw.sources import ModelSource, load_model
 from litediffusion.sw.reference import evaluate
 
 

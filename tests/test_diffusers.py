@@ -17,7 +17,8 @@ from litediffusion.sw.diffusers.scheduler import SchedulerError, scheduler_table
 from litediffusion.sw.diffusers.unet2d import import_unet2d
 from litediffusion.sw.graph_builder import UnsupportedLayer
 from litediffusion.sw.passes import run_passes
-from litediffusion.sw.pipeline import FolderSource, compile_model, generate, import_model, load_model, upload
+from litediffusion.sw.pipeline import compile_model, generate, import_model, upload
+from litediffusion.sw.sources import FolderSource, load_model
 from litediffusion.sw.reference import evaluate
 
 STEPS = 3

@@ -8,7 +8,8 @@ from torch import nn
 from litediffusion.sw.graph import Graph, GraphError, Node, macs, verify
 from litediffusion.sw.importer import UnsupportedLayer, import_unet
 from litediffusion.sw.passes import run_passes
-from litediffusion.sw.pipeline import import_model, load_model
+from litediffusion.sw.pipeline import import_model
+from litediffusion.sw.sources import load_model
 from litediffusion.sw.reference import evaluate
 from litediffusion.sw.schedule import trailing_timesteps
 

@@ -54,7 +54,8 @@ def test_a_picture_in_pieces(spm_words):
 def test_presets_draw_the_same_picture():
     """The small preset moves more through DRAM; integers are the same."""
     from litediffusion.sw.devices.model import ModelDevice
-    from litediffusion.sw.pipeline import compile_model, generate, load_model, upload
+    from litediffusion.sw.pipeline import compile_model, generate, upload
+    from litediffusion.sw.sources import load_model
 
     pictures = []
     for config in PRESETS.values():

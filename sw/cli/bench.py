@@ -113,7 +113,8 @@ def bench(output: Annotated[Path, typer.Option("-o", "--output", help="JSON file
           json: Annotated[bool, typer.Option("--json", help="print JSON")] = False):
     """Measure layers, one network evaluation and the CPU's share on the SoC in Verilator."""
     from litediffusion.sw.devices.open import open_device
-    from litediffusion.sw.pipeline import compile_model, load_model, upload
+    from litediffusion.sw.pipeline import compile_model, upload
+    from litediffusion.sw.sources import load_model
     from litediffusion.targets.sim import SimServer
 
     with friendly_errors(), progress_bar("calibrate") as bar:

@@ -9,8 +9,9 @@ from litediffusion.soc.mailbox import MAX_BATCH
 from litediffusion.soc.memory_map import WINDOW_SIZE
 from litediffusion.sw.cli.common import console, friendly_errors, make_folder, print_json, progress_bar
 
-Model = Annotated[str, typer.Argument(help="'digits' or 'fashion' (packaged), a folder of a diffusers UNet2DModel, or 'package.module:function' "
-                                      "that returns a ModelSource")]
+Model = Annotated[str, typer.Argument(help="'digits', 'fashion' or 'wardrobe' (packaged), a folder of a diffusers model or pipeline, or "
+                                      "'package.module:function' that returns a ModelSource")]
+Texts = Annotated[Optional[Path], typer.Option(help=".npz of encoded texts for the calibration (folders of models that attend to texts)")]
 Size = Annotated[Optional[int], typer.Option(min=8, help="height and width of the picture (folders; default: sample_size)")]
 NullLabel = Annotated[Optional[int], typer.Option(min=0, help="label of no class, for folders of models trained with guidance")]
 Window = Annotated[int, typer.Option(min=1, help="MiB of DRAM that the engine may use")]
@@ -22,14 +23,15 @@ Weights = Annotated[Optional[Path], typer.Option(help="safetensors file instead 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
-def check(model: Model = "digits", steps: Steps = STEPS, bits: Bits = 8, weights: Weights = None, size: Size = None,
+def check(model: Model = "digits", steps: Steps = STEPS, bits: Bits = 8, weights: Weights = None, size: Size = None, texts: Texts = None,
           window: Window = WINDOW, json: Json = False):
     """Say what would run: layers, MACs, weights; name what cannot. Builds nothing."""
     with friendly_errors():
         from litediffusion.sw.graph import macs
-        from litediffusion.sw.pipeline import compile_model, import_model, load_model
+        from litediffusion.sw.pipeline import compile_model, import_model
+        from litediffusion.sw.sources import load_model
 
-        source = load_model(model, weights, size)
+        source = load_model(model, weights, size, texts=texts)
         graph, _ = import_model(source, steps)
         program = compile_model(source, steps=steps, bits=bits, ranges={name: [1.0] * steps for name in graph.nodes}, window_size=window << 20)
         work = macs(graph)
@@ -55,16 +57,17 @@ def compile(model: Model = "digits", output: Annotated[Path, typer.Option("-o", 
             bits: Bits = 8, static: Annotated[bool, typer.Option(help="one scale for all steps instead of one a step")] = False,
             images: Annotated[int, typer.Option(min=1, help="pictures of the calibration")] = 16,
             seed: Annotated[int, typer.Option(help="seed of the calibration")] = 1, weights: Weights = None, size: Size = None,
-            null_label: NullLabel = None, window: Window = WINDOW, batch: Annotated[int, typer.Option(min=1, help="pictures of a job at most")] = MAX_BATCH,
+            null_label: NullLabel = None, texts: Texts = None, window: Window = WINDOW, batch: Annotated[int, typer.Option(min=1, help="pictures of a job at most")] = MAX_BATCH,
             json: Json = False):
     """Quantise and compile a model into a .ldp file."""
     with friendly_errors(), progress_bar("calibrate") as update:
-        from litediffusion.sw.pipeline import check_guidance, compile_model, load_model
+        from litediffusion.sw.pipeline import check_guidance, compile_model
+        from litediffusion.sw.sources import load_model
 
         make_folder(output)
         if guidance is not None:
             check_guidance(guidance)
-        program = compile_model(load_model(model, weights, size, null_label), steps=steps, sampler=sampler, eta=eta, guidance=guidance, bits=bits,
+        program = compile_model(load_model(model, weights, size, null_label, texts), steps=steps, sampler=sampler, eta=eta, guidance=guidance, bits=bits,
                                 per_step=not static, images=images, seed=seed, progress=update, batch=batch, window_size=window << 20)
         program.save(output)
     if json:

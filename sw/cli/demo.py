@@ -45,7 +45,8 @@ def source_key():
 def demo_program(path, bar):
     """The compiled digits model, made again when something that it depends on has changed."""
     from litediffusion.sw.container import load
-    from litediffusion.sw.pipeline import compile_model, load_model
+    from litediffusion.sw.pipeline import compile_model
+    from litediffusion.sw.sources import load_model
 
     stamp, key = path.with_suffix(".key"), source_key()
     if not (path.exists() and stamp.exists() and stamp.read_text() == key):
@@ -161,7 +162,8 @@ def quality(count: Annotated[int, typer.Option("--count", min=10, help="digits f
     """Recognition and PSNR of generated digits: float, and three quantisations on the integer device, same seeds."""
     from litediffusion.sw.calibrate import calibrate
     from litediffusion.sw.devices.model import ModelDevice
-    from litediffusion.sw.pipeline import compile_model, generate, import_model, load_model, upload
+    from litediffusion.sw.pipeline import compile_model, generate, import_model, upload
+    from litediffusion.sw.sources import load_model
 
     labels, seeds = np.arange(count) % 10, list(range(count))
     with friendly_errors(), progress_bar("calibrate") as bar:

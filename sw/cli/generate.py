@@ -10,7 +10,9 @@ import typer
 from litediffusion.sw.cli.common import console, friendly_errors, load_program, make_folder, opened, print_json, progress_bar, transfer_progress
 
 ProgramFile = Annotated[Path, typer.Argument(help=".ldp file made by 'compile'")]
-Labels = Annotated[List[int], typer.Argument(help="labels of the pictures, one each (digits: 0..9)")]
+Labels = Annotated[Optional[List[int]], typer.Argument(help="labels of the pictures, one each (digits: 0..9)")]
+Prompts = Annotated[Optional[List[str]], typer.Option("--prompt", help="text of a picture instead of a label; once for each picture")]
+Texts = Annotated[Optional[Path], typer.Option(help=".npz of encoded texts instead of prompts (sw/README.md)")]
 DeviceName = Annotated[str, typer.Option(help="model, rtl or litex://HOST:PORT[?udp=ADDRESS]")]
 Csr = Annotated[Optional[Path], typer.Option(help="csr.csv of the SoC's build (litex devices)")]
 Seed = Annotated[int, typer.Option(min=0, help="seed of the first picture; picture i takes seed + i")]
@@ -34,8 +36,20 @@ def save_grid(pixels, path, zoom=6, columns=10):
     Image.fromarray(big if shown == 3 else big[..., 0]).save(path)
 
 
-def run(device, program, labels, seeds, guidance, bar):
-    """Upload and generate with a progress bar; Pictures."""
+def asked_for(program, labels, prompts, texts):
+    """(labels, TextStates or None) of the pictures asked for. Raises ValueError."""
+    from litediffusion.sw.pipeline import check_asked
+    from litediffusion.sw.texts import encode_prompts, load_texts
+
+    if sum(map(bool, (labels, prompts, texts))) != 1:
+        raise ValueError("say what the pictures show: labels, or --prompt, or --texts")
+    states = encode_prompts(program, prompts) if prompts else load_texts(texts) if texts else None
+    check_asked(program, states)
+    return (range(1, len(states)) if states else labels), states
+
+
+def run(device, program, labels, seed, guidance, bar, texts=None):
+    """Upload and generate with a progress bar, picture i from seed + i; Pictures."""
     from litediffusion.sw.pipeline import generate as run_program, upload
 
     upload(device, program, transfer_progress(bar, "upload"))
@@ -45,7 +59,7 @@ def run(device, program, labels, seeds, guidance, bar):
             bar(images * steps, images * steps, f"picture {images}/{images}")
         else:
             bar(image * steps + step, images * steps, f"picture {image + 1}/{images} step {step}/{steps}")
-    return run_program(device, program, labels, seeds, guidance, step)
+    return run_program(device, program, labels, [seed + i for i in range(len(labels))], guidance, step, texts)
 
 
 def figures(pictures, labels, seed, device, seconds):
@@ -53,7 +67,7 @@ def figures(pictures, labels, seed, device, seconds):
     return {"device": device, "labels": list(labels), "seed": seed, "seconds": round(seconds, 3), "counters": pictures.counters}
 
 
-def generate(program: ProgramFile, labels: Labels, device: DeviceName = "model", seed: Seed = 0, guidance: Guidance = None,
+def generate(program: ProgramFile, labels: Labels = None, prompt: Prompts = None, texts: Texts = None, device: DeviceName = "model", seed: Seed = 0, guidance: Guidance = None,
              output: Annotated[Path, typer.Option("-o", "--output", help="PNG grid; latents go beside it as .npy")] = Path("out.png"),
              csr: Csr = None, json: Json = False):
     """Generate pictures on a device."""
@@ -61,8 +75,9 @@ def generate(program: ProgramFile, labels: Labels, device: DeviceName = "model",
     with friendly_errors():
         make_folder(output)
         loaded = load_program(program)
+        labels, states = asked_for(loaded, labels, prompt, texts)
     with friendly_errors(), opened(device, csr, loaded) as dev, progress_bar("start") as bar:
-        pictures = run(dev, loaded, labels, [seed + i for i in range(len(labels))], guidance, bar)
+        pictures = run(dev, loaded, labels, seed, guidance, bar, states)
         save_grid(pictures.pixels, output)
         np.save(output.with_suffix(".npy"), pictures.latents[:, -1])
     report = dict(figures(pictures, labels, seed, device, time.monotonic() - begin), output=str(output))
@@ -73,16 +88,17 @@ def generate(program: ProgramFile, labels: Labels, device: DeviceName = "model",
                   + (f", {cycles:,} engine cycles" if cycles else ""))
 
 
-def compare(program: ProgramFile, labels: Labels, device: DeviceName = "rtl",
+def compare(program: ProgramFile, labels: Labels = None, prompt: Prompts = None, texts: Texts = None, device: DeviceName = "rtl",
             reference: Annotated[str, typer.Option(help="device to compare with")] = "model", seed: Seed = 0,
             guidance: Guidance = None, csr: Csr = None, json: Json = False):
     """Run the same pictures on two devices and compare every latent of every step and every pixel."""
     results = []
     with friendly_errors():
         loaded = load_program(program)
+        labels, states = asked_for(loaded, labels, prompt, texts)
         for name in (device, reference):
             with opened(name, csr, loaded) as dev, progress_bar(name) as bar:
-                results.append(run(dev, loaded, labels, [seed + i for i in range(len(labels))], guidance, bar))
+                results.append(run(dev, loaded, labels, seed, guidance, bar, states))
     a, b = results
     wrong = [int((x != y).sum()) for x, y in ((a.latents, b.latents), (a.pixels, b.pixels))]
     report = {"device": device, "reference": reference, "latents": int(a.latents.size), "latents_different": wrong[0],

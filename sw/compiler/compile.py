@@ -40,16 +40,26 @@ def layer_macs(graph):
     return work
 
 
-def buffers_of(image, words, steps, batch):
-    """DRAM buffers: latents, eps of two slots, and for each image its trajectory and pixels."""
-    stride = 16 * words * (steps + 1)
-    latent, eps, output = image.buffer(16 * words), image.buffer(32 * words), image.buffer(stride * batch)
-    return {"latent": latent, "eps": eps, "eps_stride": 16 * words, "trajectory": output, "pixels": output + 16 * words * steps,
-            "image_stride": stride, "end": image.size}
+def buffers_of(image, words, pixels, steps, batch, decoded):
+    """DRAM buffers: latents, eps of two slots, what a decoder makes, and for each image its trajectory and pixels."""
+    stride = 16 * (words * steps + pixels)
+    latent, eps = image.buffer(16 * words), image.buffer(32 * words)
+    result = image.buffer(16 * pixels) if decoded else latent
+    output = image.buffer(stride * batch)
+    return {"latent": latent, "eps": eps, "eps_stride": 16 * words, "result": result, "trajectory": output,
+            "pixels": output + 16 * words * steps, "image_stride": stride, "end": image.size}
+
+
+def check_resident(graph):
+    """Raise CompileError for what only layers from DRAM to DRAM can do."""
+    for node in graph.nodes.values():
+        if node.op in ("layer_norm", "mul") or node.attrs.get("times") or node.attrs.get("runtime"):
+            raise CompileError(f"layer {node.name} ({node.path}): compiled only with activations in DRAM")
 
 
 def lower_resident(config, graph, ranges, per_step, bits, steps, image, buffers):
     """The evaluation with activations on chip while they fit."""
+    check_resident(graph)
     return GraphLowering(config, graph, choose_scales(graph, ranges, per_step), bits, steps, image, buffers).run()
 
 
@@ -58,8 +68,23 @@ def lower_tiled(config, graph, ranges, per_step, bits, steps, image, buffers):
     return TiledGraph(config, graph, choose_scales(graph, ranges, per_step, split=True), bits, steps, image, buffers).run()
 
 
+def lower_decoder(config, decoder, ranges, bits, image, buffers):
+    """What makes a picture of the latents after the last step, with activations in DRAM."""
+    scales = choose_scales(decoder, {name: ranges[name] for name in decoder.nodes}, False, split=True)
+    ends = {"latent": buffers["latent"], "eps": buffers["result"], "eps_stride": 0}
+    return TiledGraph(config, decoder, scales, bits, 1, image, ends).run()
+
+
+def finish_program(config, buffers, pixels, decoder):
+    """(items, names of their layers) of the program after the last step; decoder : a lowering, or None."""
+    items, layers = finish_items(config, buffers, pixels), decoder.layers if decoder else []
+    for item in items:
+        item.layer = len(layers)
+    return (decoder.items if decoder else []) + items, [*layers, "finish"]
+
+
 def compile_graph(graph, config, table, ranges, *, bits=8, per_step=True, null_label=0, labels=1, guidance=1.0, name="model",
-                  batch=MAX_BATCH, tiled=False, window_size=WINDOW_SIZE):
+                  batch=MAX_BATCH, tiled=False, window_size=WINDOW_SIZE, decoder=None, text=None):
     """Compile a graph (after the passes) into a Program.
 
     Parameters
@@ -69,29 +94,38 @@ def compile_graph(graph, config, table, ranges, *, bits=8, per_step=True, null_l
     null_label, labels : label of the unconditional evaluation, number of labels that a user may ask for.
     tiled : activations lie in DRAM and pass by in tiles, instead of on chip while they fit: for larger networks.
     window_size : bytes of DRAM that the engine may use.
+    decoder : Graph of what makes a picture of the last latents, or None; text : meta data of a model that takes prompts.
     """
     check_bits(bits)
     steps = len(table)
     shape = next(n.shape for n in graph.nodes.values() if n.op == "input")
-    words = shape[1] * shape[2]
-    batch = max(1, min(batch, window_size // 2 // (16 * words * (steps + 1))))     # half the window for results
+    picture = decoder.shape(decoder.output) if decoder else shape
+    words, pixels = shape[1] * shape[2], picture[1] * picture[2]
+    batch = max(1, min(batch, window_size // 2 // (16 * (words * steps + pixels))))     # half the window for results
+    batch = min(batch, labels - 1) if text else batch
     image = Image(steps)
-    buffers = buffers_of(image, words, steps, batch)
+    buffers = buffers_of(image, words, pixels, steps, batch, decoder is not None)
     lowering = lower_tiled if tiled else lower_resident
-    low = lowering(config, graph, ranges, per_step, four_bit_layers(graph, bits), steps, image, buffers)
+    network = {name: r for name, r in ranges.items() if decoder is None or name not in decoder.nodes}
+    low = lowering(config, graph, network, per_step, four_bit_layers(graph, bits), steps, image, buffers)
+    decoding = decoder and lower_decoder(config, decoder, ranges, four_bit_layers(decoder, bits), image, buffers)
+    finish, finish_layers = finish_program(config, buffers, pixels, decoding)
     items = {"init": init_items(config, buffers, words, shape[0]), "eval": low.items,
-             "update": update_items(config, buffers, words, shape[0], table), "finish": finish_items(config, buffers, words)}
+             "update": update_items(config, buffers, words, shape[0], table), "finish": finish}
     resources = [r for part in items.values() for r in resources_of(part)]
     image.place(resources)
     image.place_steps(resources)
     meta = {"name": name, "shape": list(shape), "steps": steps, "null_label": null_label, "labels": labels, "guidance": guidance,
             "bits": bits, "per_step": per_step, "batch": batch, "buffers": buffers, "config": config.name,
-            "layers": low.layers, "macs": layer_macs(graph)}
-    full = {part: schedule(items[part], image, low.areas, low.layers if part == "eval" else [part]) for part in NAMES}
-    check_length(name, full["eval"])
+            "picture": list(picture), "text": text, "conditions": getattr(low, "conditions", {}), "layers": low.layers, "macs": layer_macs(graph)}
+    names = {"init": ["init"], "eval": low.layers, "update": ["update"], "finish": finish_layers}
+    full = {part: schedule(items[part], image, low.areas, names[part]) for part in NAMES}
+    for part in ("eval", "finish"):
+        check_length(name, full[part])
+    spill_words = max(low.spill_words, decoding.spill_words if decoding else 0)
     spill = image.size + sum(align(isa.DESC_BYTES * len(f)) for f in full.values())
     meta["programs"] = {part: list(encode(f, image, spill)) for part, f in full.items()}
-    meta.update(image_base=buffers["end"], image_bytes=spill + align(WORD_BYTES * low.spill_words))
+    meta.update(image_base=buffers["end"], image_bytes=spill + align(WORD_BYTES * spill_words))
     if meta["image_bytes"] > window_size - SELFTEST_BYTES:
         raise CompileError(f"{name}: the program needs {meta['image_bytes']:,} bytes of DRAM, the engine's window has "
                            f"{window_size - SELFTEST_BYTES:,}: compile for fewer steps ({steps}) or a smaller batch ({batch})")

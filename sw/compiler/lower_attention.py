@@ -23,11 +23,21 @@ def check(node):
         raise CompileError(f"layer {node.name} ({node.path}): {h * w} tokens; must be a multiple of 16")
 
 
-def score_records(s_q, s_k, d):
-    """v = (score - max) in Q4.11, out = 255 * exp(v)."""
-    record = np.zeros((len(s_q), 1), RECORD)
+NEVER = -(1 << 16)       # offset that leaves nothing of an exponential
+
+
+def score_records(s_q, s_k, d, keys=0):
+    """Records [steps, groups] with v = (score - max) in Q4.11, out = 255 * exp(v).
+
+    ``keys``: 0 for one record of all keys; else the number of keys that count, and there are records for all groups of 8 of
+    a multiple of 16 keys, in which the others get no weight.
+    """
+    groups = -(-keys // 16) * 2 if keys else 1
+    record = np.zeros((len(s_q), groups), RECORD)
     m, shift = fixed1(s_q * s_k / np.sqrt(d) * ACT_ONE, "softmax")
     record["mult"], record["shift"] = m[:, None, None], shift[:, None]
+    if keys:
+        record["offset"] = np.where(np.arange(8 * groups) < keys, 0, NEVER).reshape(groups, 8)
     record["omult"], record["oshift"] = 255, 14
     return record
 

@@ -89,10 +89,10 @@ def drain_fields(out, first, count, acc, group_entries, pixel, pixels):
                 dst=isa.DST[out.mem], d=out.hword(first) + 2 * pixel, ds0=2 * out.plane, ds1=1, ds2=2, ps0=2, ps1=1)
 
 
-def operand_fields(operand, first, pixel):
+def operand_fields(operand, first, pixel, rop="ADD"):
     """Second operand of a drain: a tensor of the same shape, or a vector broadcast over the pixels."""
     vector = operand.pixels == 1
-    return dict(rop=isa.ROP["ADD"], r=operand.hword(first) + (0 if vector else 2 * pixel), rs0=2 * operand.plane, rs1=1,
+    return dict(rop=isa.ROP[rop], r=operand.hword(first) + (0 if vector else 2 * pixel), rs0=2 * operand.plane, rs1=1,
                 rs2=0 if vector else 2)
 
 

@@ -68,6 +68,21 @@ def latent_records(s_out, what):
     return record
 
 
+def times_records(scale, bias, s_x, s_factor, s_r, s_out, what):
+    """Records [steps, groups] of a conv that multiplies: v = (acc * scale * s_x + bias) * r * s_r.
+
+    s_factor [steps]: scale at which the conv's own result fits int8; it goes into the product with PLAIN_FRACTION bits more.
+    """
+    groups, unit = -(-len(scale) // 8), 2.0 ** PLAIN_FRACTION / s_factor
+    record = np.zeros((len(s_x), groups), RECORD)
+    record["mult"], record["shift"] = fixed(lanes((s_x * unit)[:, None] * scale, groups), what)
+    if bias is not None:
+        record["offset"] = offset32(lanes(unit[:, None] * bias, groups), what)
+    record["rshift"] = PLAIN_FRACTION
+    record["omult"], record["oshift"] = (x[:, None] for x in fixed1(s_factor * s_r / s_out, what))
+    return record
+
+
 def conv_records(scale, bias, s_x, s_out, s_r, function, what):
     """Records [steps, groups] of a conv: v = acc * scale * s_x + bias (+ r * s_r), then the function.
 
@@ -86,6 +101,24 @@ def conv_records(scale, bias, s_x, s_out, s_r, function, what):
 
 
 NORM_SHIFT = 6           # POST's shift after a norm's multiplier: sigma down to 4 * gamma (in units of q) does not saturate
+LAYER_NORM_FRACTION = 14 # of the 1 that stands for gamma, which the next layers' weights have taken up
+
+
+def _norm_eps(record, eps, count, s_x):
+    """eps of a norm over ``count`` elements of scale s_x [steps], as NORM takes it."""
+    e = eps * float(count) ** 2 / s_x ** 2
+    eps_s = np.clip(np.ceil(np.log2(np.maximum(e, 1.0))) - 31, 0, 40)
+    record["eps_m"], record["eps_s"] = np.round(e / 2.0 ** eps_s)[:, None], eps_s[:, None]
+
+
+def layer_norm_records(eps, channels, s_x, s_out):
+    """Records [steps, 1] of (q - mean) / sigma over the channels of a pixel, in the scale s_out [steps]; v is Q4.11."""
+    record = np.zeros((len(s_x), 1), RECORD)
+    record["mult"] = 1 << LAYER_NORM_FRACTION
+    record["shift"], record["gshift"] = NORM_SHIFT, LAYER_NORM_FRACTION + 9 - NORM_SHIFT
+    _norm_eps(record, eps, channels, s_x)
+    output_scalars(record, True, s_out)
+    return record
 
 
 def norm_records(node, first, channels, s_x, s_out, pixels, what):
@@ -101,9 +134,7 @@ def norm_records(node, first, channels, s_x, s_out, pixels, what):
     record["mult"] = np.clip(np.round(lanes(gamma * 2.0 ** fraction, groups)), -32768, 32767)
     record["offset"] = offset32(lanes(beta * ACT_ONE, groups), what)
     record["shift"], record["gshift"] = NORM_SHIFT, fraction + 9 - NORM_SHIFT
-    e = node.attrs["eps"] * float(gsize * pixels) ** 2 / s_x ** 2
-    eps_s = np.clip(np.ceil(np.log2(np.maximum(e, 1.0))) - 31, 0, 40)
-    record["eps_m"], record["eps_s"] = np.round(e / 2.0 ** eps_s)[:, None], eps_s[:, None]
+    _norm_eps(record, node.attrs["eps"], gsize * pixels, s_x)
     output_scalars(record, True, s_out)
     return record
 

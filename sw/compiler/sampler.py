@@ -73,6 +73,6 @@ def finish_items(config, buffers, words):
         x, pixels = [("SPM", 0, count)], [("SPM", count, 2 * count)]
         post = Item("POST", dict(n0=1, n1=1, n2=count, src=isa.SRC["INT16"], as2=2, dst=isa.DST["SPM"], out=isa.OUT["UINT8"],
                                  d=2 * count, ds2=2), 0, x, pixels, {"p": (params, 0)})
-        items += [_load(buffers["latent"] + 16 * first, count, 0), post,
+        items += [_load(buffers["result"] + 16 * first, count, 0), post,
                   _store(buffers["pixels"] + 16 * first, count, count, idx0=isa.INDEX["IMAGE"], idx0_stride=buffers["image_stride"])]
     return items

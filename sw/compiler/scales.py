@@ -39,7 +39,7 @@ def choose_scales(graph, ranges, per_step, split=False):
     scales = {}
     for name, r in ranges.items():
         r = np.asarray(r, dtype=float) / 127.0
-        fixed = not per_step or graph.nodes[name].op == "label_table"
+        fixed = not per_step or (name in graph.nodes and graph.nodes[name].op == "label_table")
         scales[name] = np.full_like(r, r.max()) if fixed else r
     for names, equal in _shared(graph):
         top = {name: 1.0 if equal or not split else scales[name].max() for name in names}

@@ -1,4 +1,4 @@
-"""Self-attention of tensors in DRAM: rows of the scores stay in the accumulators, keys and values pass by.
+"""Attention of tensors in DRAM: rows of the scores stay in the accumulators, keys and values pass by.
 
     V^T = Wv . tokens            the rows of Wv are the activations, the tokens the weights
     for rows of queries:  scores = Q K^T -> softmax (POST: row maximum, exponential and its sum) -> P V, 1 / sum in the drain
@@ -46,18 +46,20 @@ def transposed_values(program, name, tokens, weight, scale):
 
 class TiledAttention:
     """softmax(q k^T / sqrt(d)) v. query, key, out : DramTensor [C, H, W]; value : V^T; bias : of V [C];
-    width : d of the scale 1 / sqrt(d), if heads were filled up with zeros to C / heads channels."""
+    width : d of the scale 1 / sqrt(d), if heads were filled up with zeros to C / heads channels; keys : tokens of key and
+    value that count, the others get no weight."""
 
-    def __init__(self, state, name, query, key, value, bias, out, heads=1, width=None):
-        self.c, self.n, self.heads = query.shape[0], query.pixels, heads
+    def __init__(self, state, name, query, key, value, bias, out, heads=1, width=None, keys=None):
+        self.c, self.n, self.heads = query.shape[0], key.pixels, heads
         self.d, self.name, self.state = self.c // heads, name, state
         if self.c % heads or self.d % 16 or self.n % 16:
             raise CompileError(f"layer {name}: {self.n} tokens, heads of {self.d} channels; both must be multiples of 16")
+        self.some = keys is not None and keys < self.n
         self.query, self.key, self.value, self.out = as_tokens(query), key, value, as_tokens(out)
         self.after = len(state.items)
-        self.score_params = state.params(score_records(query.scale, key.scale, width or self.d))
+        self.score_params = state.params(score_records(query.scale, key.scale, width or self.d, keys if self.some else 0))
         self.mix_params = state.params(mix_records(value.scale, out.scale, bias))
-        self.tiles = balanced(self.n, self.rows())
+        self.tiles = balanced(query.pixels, self.rows())
         self.plane = odd_plane(self.tiles[0][1])
 
     def rows(self):
@@ -119,7 +121,8 @@ class TiledAttention:
         base = dict(src=isa.SRC["ACC"], a=acc, as0=1, row=row, n0=rows)
         state.emit("POST", dict(base, n1=1, n2=groups, as2=rows, row_loop=1, rowmax=1), region, records)
         state.emit("POST", dict(base, n1=groups // 2, n2=2, as1=2 * rows, as2=rows, row_loop=2, submax=1, rowsum=1,
-                                act=isa.ACT["EXP"], out=isa.OUT["UINT8"], dst=isa.DST["SPM"], d=p.hword(0), ds0=2, ds1=2 * p.plane, ds2=1),
+                                act=isa.ACT["EXP"], out=isa.OUT["UINT8"], dst=isa.DST["SPM"], d=p.hword(0), ds0=2, ds1=2 * p.plane, ds2=1,
+                                ps1=2 * self.some, ps2=int(self.some)),
                    region + records, p.region() + records, {"p": (self.score_params, 0)})
         return row
 

@@ -11,7 +11,7 @@ import numpy as np
 from litediffusion.cores import isa
 from litediffusion.sw.compiler.items import WORD_BYTES, CompileError, Operand, Pool, Resource
 from litediffusion.sw.compiler.lower_conv import drain_fields, gemm_fields, input_rows, operand_fields
-from litediffusion.sw.compiler.records import conv_records, quantise_weights, weight_tiles
+from litediffusion.sw.compiler.records import conv_records, quantise_weights, times_records, weight_tiles
 from litediffusion.sw.compiler.state import Tensor
 from litediffusion.sw.compiler.tile_plan import OUT_SLOTS, Layer, plan_tiles
 from litediffusion.sw.compiler.tiles import Slice, SliceStream, move
@@ -63,11 +63,13 @@ class TiledConv:
 
     sources : DramTensor parts of the input (the weights are for the first one's scale); out : DramTensor; weights : ConvWeights or TokenWeights;
     norm : None or (params resource, function, scale [steps] of the normalised input); operand : None or DramTensor, as
-    large as ``out`` or a vector, that is added; w4 : int4 weights; final : int16 output of up to 8 channels, v itself.
+    large as ``out`` or a vector, that is added; s_factor : None, or [steps]: then the operand multiplies, and this is the
+    scale of what it multiplies; w4 : int4 weights; final : int16 output of up to 8 channels, v itself.
     """
 
-    def __init__(self, state, node, sources, out, weights, norm=None, operand=None, w4=False, final=False):
+    def __init__(self, state, node, sources, out, weights, norm=None, operand=None, w4=False, final=False, s_factor=None):
         self.state, self.node, self.sources, self.out, self.norm, self.operand = state, node, sources, out, norm, operand
+        self.s_factor = s_factor
         self.weights, self.w4, self.final = weights, w4, final
         self.vector = self.load_vector() if operand and operand.pixels == 1 else None
         self.spare = self.vector.words if self.vector else 0
@@ -80,6 +82,8 @@ class TiledConv:
     def records(self):
         node, s_x = self.node, self.norm[2] if self.norm else self.sources[0].scale
         s_r = self.operand.scale if self.operand else None
+        if self.s_factor is not None:
+            return times_records(self.weights.scale, node.attrs["bias"], s_x, self.s_factor, s_r, self.out.scale, node.name)
         record = conv_records(self.weights.scale, node.attrs["bias"], s_x, self.out.scale, s_r, node.attrs.get("function"), node.name)
         if self.final:
             record["oshift"] = 0             # v is the 16-bit output itself
@@ -169,7 +173,7 @@ class Drains:
         reads = list(region)
         if conv.operand:
             operand = conv.vector or out
-            fields.update(operand_fields(operand, 2 * block if conv.vector else 0, 0))
+            fields.update(operand_fields(operand, 2 * block if conv.vector else 0, 0, "ADD" if conv.s_factor is None else "MUL"))
             reads += operand.region()
         function = conv.node.attrs.get("function")
         fields["act"] = isa.ACT[function] if function else 0

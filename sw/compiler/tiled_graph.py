@@ -11,6 +11,7 @@ from litediffusion.sw.compiler.arena import Arena
 from litediffusion.sw.compiler.items import CompileError, Pool
 from litediffusion.sw.compiler.scales import EPS_SCALE
 from litediffusion.sw.compiler.stat_plan import StatPlan
+from litediffusion.sw.compiler.tables import quantise_rows, table_rows
 from litediffusion.sw.compiler.tiled_attention import TiledAttention, transposed_values
 from litediffusion.sw.compiler.tiled_program import TiledProgram
 from litediffusion.sw.compiler.tiles import DramTensor
@@ -38,14 +39,15 @@ def fill_parts(weight, channels):
 class TiledGraph(TiledProgram):
     """Emits the items of one evaluation: latents in, eps (int16 words) out.
 
-    After ``run``: ``items``, ``layers`` and ``areas``, and ``spill_words`` of DRAM for activations.
+    After ``run``: ``items``, ``layers`` and ``areas``, ``spill_words`` of DRAM for activations, and ``conditions``: where the
+    tables that the host fills lie, their shape and scale.
     """
 
     def __init__(self, config, graph, scales, bits, steps, image, buffers):
         TiledProgram.__init__(self, config, image, steps)
         self.buffers = buffers
         self.graph, self.scales, self.bits = graph, scales, bits
-        self.arena, self.tensors, self.uses = Arena(), {}, {}
+        self.arena, self.tensors, self.uses, self.conditions = Arena(), {}, {}, {}
         self.stats = StatPlan(graph, Pool(config.stat_words))
         self.projections = {}           # conv: (attention node, its part: "q", "k" or "v")
         for node in graph.nodes.values():
@@ -131,22 +133,26 @@ class TiledGraph(TiledProgram):
 
     def table(self, node, quantised, index):
         """A DramTensor of which every value of an index register has a row."""
-        rows, c = quantised.shape
-        padded = np.zeros((rows, -(-c // BLOCK) * BLOCK), np.int8)
-        padded[:, :c] = quantised
-        at = self.image.constant(padded.view(np.uint8))
+        rows = table_rows(quantised)
+        at = self.image.constant(rows)
         self.tensors[node.name] = DramTensor(node.name, node.shape, at, self.by_step(self.scales[node.name]),
-                                             index=dict(idx0=isa.INDEX[index], idx0_stride=padded.shape[1]))
+                                             index=dict(idx0=isa.INDEX[index], idx0_stride=rows.shape[1]))
+        return at
 
     def lower_step_table(self, node):
         scale = self.scales[node.name][:, None]
-        self.table(node, np.clip(np.round(node.attrs["values"] / scale), -128, 127).astype(np.int8), "STEP")
+        self.table(node, quantise_rows(node.attrs["values"], scale), "STEP")
 
     def lower_label_table(self, node):
         scale = self.scales[node.name]
         if np.ptp(scale):
             raise CompileError(f"layer {node.name}: a label table needs one scale for all steps")
-        self.table(node, np.clip(np.round(node.attrs["values"] / scale[0]), -128, 127).astype(np.int8), "LABEL")
+        at = self.table(node, quantise_rows(node.attrs["values"], scale[0]), "LABEL")
+        if node.attrs.get("runtime"):
+            self.conditions[node.name] = {"at": at, "shape": list(node.attrs["values"].shape[1:]), "scale": float(scale[0]),
+                                          "labels": len(node.attrs["values"])}
+        if node.attrs["values"].ndim == 3:      # products take their weights from a place that no index moves
+            self.keep(node.name, self.copy(self.tensors[node.name], f"{node.name}.copy"))
 
     def lower_conv(self, node):
         norm = self.fused_norm(node)
@@ -173,7 +179,7 @@ class TiledGraph(TiledProgram):
         operand = self.tensors[node.inputs[1]] if len(node.inputs) > 1 else None
         bits = self.bits.get(node.name, 8)
         out = self.conv(node.name, sources, attrs, None if final else self.scales[node.name], norm=norm_of, operand=operand, bits=bits,
-                        stat=-1 if final else self.stats.kept(node.name))
+                        s_factor=self.scales[f"{node.name}.factor"] if attrs.get("times") else None, stat=-1 if final else self.stats.kept(node.name))
         if norm:
             self.stats.done(norm.name)
         if joined:
@@ -227,7 +233,7 @@ class TiledGraph(TiledProgram):
         self.state.begin(node.name)
         out = self.tensor(node.name, (len(weight),) + tuple(node.shape[1:]), self.scales[node.name])
         TiledAttention(self.state, node.name, self.tensors[q], self.tensors[k], values, fill_heads(bias, heads, bias.ndim - 1), out, heads,
-                       node.shape[0] // heads).run()
+                       node.shape[0] // heads, node.attrs["keys"]).run()
         self.discard(values)
         self.keep(node.name, out)
 
@@ -245,6 +251,14 @@ class TiledGraph(TiledProgram):
 
     def lower_act(self, node):
         self.identity(node, function=node.attrs["function"])
+
+    def lower_layer_norm(self, node):
+        if node.attrs["gamma"] is not None or node.attrs["beta"] is not None:
+            raise CompileError(f"layer {node.name} ({node.path}): gamma and beta of a LayerNorm that not only linear layers read")
+        self.keep(node.name, self.layer_norm(self.tensors[node.inputs[0]], node.attrs["eps"], self.scales[node.name], node.name))
+
+    def lower_mul(self, node):
+        raise CompileError(f"layer {node.name} ({node.path}): a product of two tensors, neither of which is a linear layer's result used once")
 
     def lower_modulate(self, node):
         raise CompileError(f"layer {node.name} ({node.path}): scale and shift of a norm that depend on more than the timestep")

@@ -9,16 +9,18 @@ import numpy as np
 from litediffusion.cores import isa
 from litediffusion.sw.compiler.assemble import assemble, resources_of
 from litediffusion.sw.compiler.image import Image
-from litediffusion.sw.compiler.items import CompileError
-from litediffusion.sw.compiler.records import RECORD, latent_records, norm_records
+from litediffusion.sw.compiler.items import CompileError, odd_plane
+from litediffusion.sw.compiler.records import RECORD, latent_records, layer_norm_records, norm_records
 from litediffusion.sw.compiler.scales import EPS_SCALE
 from litediffusion.sw.compiler.state import State, Tensor
-from litediffusion.sw.compiler.tiled_attention import TiledAttention, transposed_values
+from litediffusion.sw.compiler.tiled_attention import TiledAttention, as_tokens, transposed_values
+from litediffusion.sw.compiler.tile_plan import balanced
 from litediffusion.sw.compiler.tiled_conv import ConvWeights, TiledConv
 from litediffusion.sw.compiler.tiles import DramTensor, move
 from litediffusion.sw.graph import Graph, Node, conv_shape
 
 PASS_SLOTS = 4           # blocks on chip in a pass over a tensor
+TOKEN_SLOTS = 2          # groups of tokens on chip in a pass over all channels
 
 
 def identity_record():
@@ -66,12 +68,13 @@ class TiledProgram:
             move(self.state, "STORE", out, block, first, on_chip)
         return out
 
-    def conv(self, name, sources, attrs, scale=None, *, norm=None, operand=None, bits=8, stat=-1):
+    def conv(self, name, sources, attrs, scale=None, *, norm=None, operand=None, s_factor=None, bits=8, stat=-1):
         """A convolution of the channels of ``sources`` together; its output tensor.
 
         attrs : of a conv node (weight, bias, stride, pad ...), the weight with 16 input channels for every block of every source;
         scale : of the output, None: the network's int16 output; norm : (attrs of a norm node, scale of the normalised input),
-        whose statistics are in the sources' records; operand : tensor to add; stat : first record for the output's statistics.
+        whose statistics are in the sources' records; operand : tensor to add, or with s_factor (the scale of the convolution's own
+        result) to multiply by; stat : first record for the output's statistics.
         """
         self.state.begin(name)
         shape = (attrs["weight"].shape[1],) + tuple(sources[0].shape[1:])
@@ -86,7 +89,8 @@ class TiledProgram:
         prepared = self.prepare_norm(name, sources, *norm) if norm else None
         w4 = bits == 4 and not final
         weights = ConvWeights(self.state, self.image, node, w4)
-        TiledConv(self.state, node, sources, out, weights, prepared, operand, w4, final).run()
+        factor = None if s_factor is None else self.by_step(s_factor)
+        TiledConv(self.state, node, sources, out, weights, prepared, operand, w4, final, factor).run()
         return out
 
     def one_scale(self, name, sources, weight):
@@ -152,6 +156,47 @@ class TiledProgram:
                             on_chip.region(), on_chip.region(), {"p": (params, 2 * block)})
             move(self.state, "STORE", out, block, first, on_chip)
         return out
+
+    def layer_norm(self, tensor, eps, scale, name):
+        """The tensor normalised over the channels of every pixel."""
+        self.state.begin(name)
+        scale = self.by_step(scale)
+        out, c = self.tensor(name, tensor.shape, scale), tensor.shape[0]
+        params, plain = self.state.params(layer_norm_records(eps, c, tensor.scale, scale)), self.state.params(identity_record())
+        for first, on_chip in self.token_tiles(as_tokens(tensor)):
+            count = on_chip.pixels
+            row = self.state.rows(count)
+            records, place = [("ROW", row, row + count)], on_chip.hword(0)
+            loops = dict(n0=count, n1=on_chip.blocks, n2=2, src=isa.SRC["INT8"], a=place, as0=2, as1=2 * on_chip.plane, as2=1, row=row,
+                         row_loop=2)
+            self.state.emit("POST", dict(loops, dst=isa.DST["NONE"], rowstat=1), on_chip.region(), records, {"p": (plain, 0)})
+            self.state.emit("NORM", dict(rows=1, ngroups=count, count=c, row=row), records, records, {"p": (params, 0)})
+            self.state.emit("POST", dict(loops, dst=isa.DST["SPM"], d=place, ds0=2, ds1=2 * on_chip.plane, ds2=1, row_m=1, row_o=1),
+                            on_chip.region() + records, on_chip.region(), {"p": (params, 0)})
+            move(self.state, "STORE", as_tokens(out), 0, first, on_chip)
+        return out
+
+    def copy(self, tensor, name):
+        """The same content at a place of its own."""
+        self.state.begin(name)
+        out = self.tensor(name, tensor.shape, tensor.scale)
+        for first, on_chip in self.token_tiles(as_tokens(tensor)):
+            move(self.state, "STORE", as_tokens(out), 0, first, on_chip)
+        return out
+
+    def token_tiles(self, tensor):
+        """Bring a tensor of tokens by, all channels of some at a time: (first token, Tensor on chip)."""
+        config = self.config
+        most = min(config.row_words, config.spm_words // tensor.blocks - 1) // TOKEN_SLOTS
+        if most < 1:
+            raise CompileError(f"layer {tensor.name}: {TOKEN_SLOTS} pixels of {tensor.shape[0]} channels exceed {config.spm_words} words of "
+                               "scratchpad: use a larger configuration")
+        tiles = balanced(tensor.pixels, most)
+        slot = tensor.blocks * odd_plane(tiles[0][1])
+        for number, (first, count) in enumerate(tiles):
+            on_chip = Tensor(tensor.name, (tensor.shape[0], count, 1), number % TOKEN_SLOTS * slot)
+            move(self.state, "LOAD", tensor, 0, first, on_chip)
+            yield first, on_chip
 
     def blocks(self, tensor):
         """Bring a tensor by, some rows of a block at a time: (block, Tensor on chip, first row, groups of 8 channels)."""

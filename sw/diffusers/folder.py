@@ -88,11 +88,12 @@ class StateDict(Weights):
 
 @dataclass
 class DiffusersFolder:
-    """A model's config and weights, and its scheduler's config (None: the folder has none)."""
+    """A model's config and weights, its scheduler's config and the autoencoder of its pipeline (None: the folder has none)."""
     config: dict
     weights: object
     scheduler: dict | None
     name: str
+    vae: object = None
 
 
 def open_folder(path):
@@ -104,5 +105,9 @@ def open_folder(path):
     if not (model / "config.json").exists():
         raise FolderError(f"{path}: neither config.json nor unet/config.json: no diffusers folder")
     scheduler = next((p for p in (path / "scheduler" / "scheduler_config.json", path / "scheduler_config.json") if p.exists()), None)
-    return DiffusersFolder(read_json(model / "config.json"), Weights(weight_files(model)), scheduler and read_json(scheduler),
-                           path.resolve().name)
+    name, vae = path.resolve().name, path / "vae"
+    if vae.is_dir():
+        vae = DiffusersFolder(read_json(vae / "config.json"), Weights(weight_files(vae)), None, name)
+    else:
+        vae = None
+    return DiffusersFolder(read_json(model / "config.json"), Weights(weight_files(model)), scheduler and read_json(scheduler), name, vae)

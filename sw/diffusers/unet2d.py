@@ -11,10 +11,10 @@ import math
 
 import numpy as np
 
+from litediffusion.sw.diffusers.layers import ACTIVATIONS, DiffusersImport, check_blocks, check_fields, finish_import
 from litediffusion.sw.graph import verify
-from litediffusion.sw.graph_builder import GraphBuilder, UnsupportedLayer
+from litediffusion.sw.graph_builder import UnsupportedLayer
 
-ACTIVATIONS = {"silu": "SILU", "swish": "SILU", "relu": "RELU", "gelu": "GELU"}
 BLOCKS = {"DownBlock2D": False, "AttnDownBlock2D": True, "UpBlock2D": False, "AttnUpBlock2D": True}    # with attention
 
 # Defaults of UNet2DModel's arguments, for the fields that a config.json leaves out.
@@ -36,13 +36,8 @@ SUPPORTED = (
 
 def checked_config(config):
     """The config with all defaults. Raises UnsupportedLayer for a value that cannot be compiled."""
-    full = DEFAULTS | {k: v for k, v in config.items() if k in DEFAULTS}
-    for name, values in SUPPORTED:
-        if full[name] not in values:
-            raise UnsupportedLayer("UNet2DModel", f"{name}={full[name]!r}, only {' or '.join(map(repr, values))}", "")
-    for name in (*full["down_block_types"], *full["up_block_types"]):
-        if name not in BLOCKS:
-            raise UnsupportedLayer(name, f"known blocks are {', '.join(BLOCKS)}", "")
+    full = check_fields("UNet2DModel", config, DEFAULTS, SUPPORTED)
+    check_blocks((*full["down_block_types"], *full["up_block_types"]), BLOCKS)
     if full["num_class_embeds"] and full["resnet_time_scale_shift"] == "scale_shift":
         raise UnsupportedLayer("UNet2DModel", "num_class_embeds with resnet_time_scale_shift='scale_shift': the scale of a norm may depend "
                                "on the timestep, not on the label", "")
@@ -70,93 +65,63 @@ def sinusoids(timesteps, width, flip, shift):
     return np.pad(np.concatenate(parts[::-1] if flip else parts, axis=1), ((0, 0), (0, width % 2)))
 
 
-class UNet2DImport(GraphBuilder):
-    """State of one import. ``get``: weight by torch name."""
+class UNet2DImport(DiffusersImport):
+    """State of one import."""
 
     def __init__(self, config, weights, size, timesteps):
-        GraphBuilder.__init__(self)
-        self.config, self.weights, self.timesteps = config, weights, timesteps
-        self.get, self.function = weights.get, ACTIVATIONS[config["act_fn"]]
+        DiffusersImport.__init__(self, weights, config["norm_num_groups"], config["norm_eps"], config["act_fn"])
+        self.config, self.timesteps = config, timesteps
         self.x = self.node("sample", "input", [], (config["in_channels"], *size))
 
-    # --- layers by their torch path ----------------------------------------------------------------------------------
-
-    def torch_conv(self, path, x, stride=1, pad=1, **more):
-        self.path = path
-        return self.conv(path, x, self.get(f"{path}.weight"), self.get(f"{path}.bias"), stride, pad, **more)
-
-    def torch_linear(self, path, x):
-        self.path = path
-        weight = self.get(f"{path}.weight")
-        return self.linear(path, x, weight.reshape(weight.shape[:2]), self.get(f"{path}.bias"))
-
-    def torch_norm(self, path, x, groups):
-        self.path = path
-        return self.norm(path, x, self.get(f"{path}.weight"), self.get(f"{path}.bias"), groups, self.config["norm_eps"])
+    def unread(self):
+        """Weights that nobody asked for."""
+        return sorted(self.weights.unread)
 
     # --- embeddings ----------------------------------------------------------------------------------------------------
 
     def time_embedding(self):
         """SiLU of the time (and class) embedding, a vector."""
+        x = self.time_vector()
+        if self.config["num_class_embeds"]:
+            self.path = "class_embedding"
+            x = self.add("emb", x, self.label_table("class_embedding", self.get("class_embedding.weight")))
+        return self.act("emb_act", x, self.function)
+
+    def time_vector(self):
+        """The time embedding."""
         c, self.path = self.config, "time_proj"
         if c["time_embedding_type"] == "learned":
             values = self.get("time_proj.weight")[np.asarray(self.timesteps)]
         else:
             values = sinusoids(self.timesteps, c["block_out_channels"][0], c["flip_sin_to_cos"], c["freq_shift"])
         hidden = self.torch_linear("time_embedding.linear_1", self.step_table("time_proj", values))
-        x = self.torch_linear("time_embedding.linear_2", self.act("time_embedding.act", hidden, "SILU"))
-        if c["num_class_embeds"]:
-            self.path = "class_embedding"
-            x = self.add("emb", x, self.label_table("class_embedding", self.get("class_embedding.weight")))
-        return self.act("emb_act", x, self.function)
+        return self.torch_linear("time_embedding.linear_2", self.act("time_embedding.act", hidden, "SILU"))
 
     # --- blocks --------------------------------------------------------------------------------------------------------
 
-    def resnet(self, path, x, resample=None):
-        """ResnetBlock2D; ``resample``: None, "down" (2x2 average) or "up" (nearest x2) of both ways."""
-        groups, resampled = self.config["norm_num_groups"], {"down": self.average, "up": self.upsample}.get(resample)
-        h = self.act(f"{path}.act1", self.torch_norm(f"{path}.norm1", x, groups), self.function)
-        if resampled:
-            x, h = (resampled(f"{path}.{name}", way) for name, way in (("resample_x", x), ("resample_h", h)))
-        h = self.torch_conv(f"{path}.conv1", h)
+    def embedded_norm(self, path, h):
+        """The second norm of a ResNet, the time embedding before it (added) or after it (scale and shift)."""
         embedded = self.torch_linear(f"{path}.time_emb_proj", self.embedding)
         if self.config["resnet_time_scale_shift"] == "default":
-            h = self.torch_norm(f"{path}.norm2", self.add(f"{path}.temb", h, embedded), groups)
-        else:
-            h = self.torch_norm(f"{path}.norm2", h, groups)
-            h = self.node(f"{path}.modulate", "modulate", [h, embedded], self.shape(h))
-        h = self.torch_conv(f"{path}.conv2", self.act(f"{path}.act2", h, self.function))
-        if f"{path}.conv_shortcut.weight" in self.weights:
-            x = self.torch_conv(f"{path}.conv_shortcut", x, pad=0)
-        self.path = path
-        return self.add(f"{path}.sum", h, x)
+            return self.torch_norm(f"{path}.norm2", self.add(f"{path}.temb", h, embedded))
+        h = self.torch_norm(f"{path}.norm2", h)
+        return self.node(f"{path}.modulate", "modulate", [h, embedded], self.shape(h))
 
-    def attention_block(self, path, x, groups):
-        """Attention over pixels with its own norm and residual."""
-        new = f"{path}.to_q.weight" in self.weights
-        names = ("to_q", "to_k", "to_v", "to_out.0") if new else ("query", "key", "value", "proj_attn")
-        width = self.shape(x)[0]
-        head = self.config["attention_head_dim"] or width
-        if width % head:
-            raise UnsupportedLayer("Attention", f"{width} channels are no multiple of attention_head_dim={head}", path)
-        normed = self.torch_norm(f"{path}.group_norm", x, groups)
-        q, k, v = (self.torch_linear(f"{path}.{name}", normed) for name in names[:3])
-        self.path = path
-        mixed = self.attention(f"{path}.mix", q, k, v, width // head)
-        return self.add(f"{path}.sum", self.torch_linear(f"{path}.{names[3]}", mixed), x)
+    def time_resnet(self, path, x, resample=None):
+        return self.resnet(path, x, self.embedded_norm, resample)
 
     def downsample(self, path, kind, x):
         """The end of a down block. Blocks without attention know only the convolution."""
-        if BLOCKS[kind] and self.config["downsample_type"] == "resnet":
-            return self.resnet(f"{path}.downsamplers.0", x, "down")
+        if BLOCKS.get(kind) and self.config["downsample_type"] == "resnet":
+            return self.time_resnet(f"{path}.downsamplers.0", x, self.average)
         pad = self.config["downsample_padding"]
         return self.torch_conv(f"{path}.downsamplers.0.conv", x, 2, pad, **({} if pad else {"pad_end": 1}))
 
     def upsampled(self, path, kind, x):
         """The end of an up block."""
-        if BLOCKS[kind] and self.config["upsample_type"] == "resnet":
-            return self.resnet(f"{path}.upsamplers.0", x, "up")
-        return self.torch_conv(f"{path}.upsamplers.0.conv", self.upsample(f"{path}.upsamplers.0.nearest", x))
+        if BLOCKS.get(kind) and self.config["upsample_type"] == "resnet":
+            return self.time_resnet(f"{path}.upsamplers.0", x, self.upsample)
+        return self.upsampled_conv(f"{path}.upsamplers.0", x)
 
     # --- the network ---------------------------------------------------------------------------------------------------
 
@@ -165,9 +130,9 @@ class UNet2DImport(GraphBuilder):
         for j in range(count):
             if skips is not None:
                 x = self.cat(f"{path}.cat{j}", [x, skips.pop()])
-            x = self.resnet(f"{path}.resnets.{j}", x)
+            x = self.time_resnet(f"{path}.resnets.{j}", x)
             if BLOCKS[kind]:
-                x = self.attention_block(f"{path}.attentions.{j}", x, self.config["norm_num_groups"])
+                x = self.attention_block(f"{path}.attentions.{j}", x, self.groups, self.config["attention_head_dim"])
             yield x
 
     def run(self):
@@ -187,17 +152,16 @@ class UNet2DImport(GraphBuilder):
             *_, x = self.layers(f"up_blocks.{i}", kind, x, c["layers_per_block"] + 1, skips)
             if i + 1 < len(c["up_block_types"]):
                 x = self.upsampled(f"up_blocks.{i}", kind, x)
-        x = self.act("conv_act", self.torch_norm("conv_norm_out", x, c["norm_num_groups"]), "SILU")
+        x = self.act("conv_act", self.torch_norm("conv_norm_out", x), "SILU")
         self.graph.output = self.torch_conv("conv_out", x)
         return verify(self.graph)
 
     def mid(self, x):
         c = self.config
-        groups = c["attn_norm_num_groups"] or c["norm_num_groups"]
-        x = self.resnet("mid_block.resnets.0", x)
+        x = self.time_resnet("mid_block.resnets.0", x)
         if c["add_attention"]:
-            x = self.attention_block("mid_block.attentions.0", x, groups)
-        return self.resnet("mid_block.resnets.1", x)
+            x = self.attention_block("mid_block.attentions.0", x, c["attn_norm_num_groups"] or self.groups, c["attention_head_dim"])
+        return self.time_resnet("mid_block.resnets.1", x)
 
 
 def import_unet2d(config, weights, timesteps, size=None):
@@ -210,8 +174,4 @@ def import_unet2d(config, weights, timesteps, size=None):
     Raises UnsupportedLayer, FolderError (weights that are missing or left over).
     """
     config = checked_config(config)
-    graph = UNet2DImport(config, weights, image_size(config, size), timesteps).run()
-    if weights.unread:
-        name = sorted(weights.unread)[0]
-        raise UnsupportedLayer(name, f"the config does not ask for this weight, nor for {len(weights.unread) - 1} others", name)
-    return graph
+    return finish_import(UNet2DImport(config, weights, image_size(config, size), timesteps))

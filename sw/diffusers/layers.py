@@ -1,0 +1,82 @@
+"""Layers and blocks that diffusers' models share, under their torch names."""
+
+from litediffusion.sw.graph_builder import GraphBuilder, UnsupportedLayer
+
+ACTIVATIONS = {"silu": "SILU", "swish": "SILU", "relu": "RELU", "gelu": "GELU"}
+
+
+def check_fields(what, config, defaults, supported):
+    """The config with all defaults. Raises UnsupportedLayer for a value that is not among those ``supported``: [(field, values)]."""
+    full = defaults | {k: v for k, v in config.items() if k in defaults}
+    for name, values in supported:
+        if full[name] not in values:
+            raise UnsupportedLayer(what, f"{name}={full[name]!r}, only {' or '.join(map(repr, values))}", "")
+    return full
+
+
+def check_blocks(names, known):
+    """Raise UnsupportedLayer for a block that is not among those ``known``."""
+    for name in names:
+        if name not in known:
+            raise UnsupportedLayer(name, f"known blocks are {', '.join(known)}", "")
+
+
+class DiffusersImport(GraphBuilder):
+    """A graph under construction from weights by torch name. eps : of norms that name no other."""
+
+    def __init__(self, weights, groups, eps, act_fn):
+        GraphBuilder.__init__(self)
+        self.weights, self.groups, self.eps = weights, groups, eps
+        self.get, self.function = weights.get, ACTIVATIONS[act_fn]
+
+    def torch_conv(self, path, x, stride=1, pad=1, **more):
+        self.path = path
+        return self.conv(path, x, self.get(f"{path}.weight"), self.get(f"{path}.bias"), stride, pad, **more)
+
+    def torch_linear(self, path, x, bias=True):
+        """A linear layer or a convolution with one tap."""
+        self.path = path
+        weight = self.get(f"{path}.weight")
+        return self.linear(path, x, weight.reshape(weight.shape[:2]), self.get(f"{path}.bias") if bias else None)
+
+    def torch_norm(self, path, x, groups=None, eps=None):
+        self.path = path
+        return self.norm(path, x, self.get(f"{path}.weight"), self.get(f"{path}.bias"), groups or self.groups, eps or self.eps)
+
+    def resnet(self, path, x, second_norm, resample=None):
+        """ResnetBlock2D. ``second_norm(path, h)``: the norm before the second convolution; ``resample(path, x)``: of both ways."""
+        h = self.act(f"{path}.act1", self.torch_norm(f"{path}.norm1", x), self.function)
+        if resample:
+            x, h = (resample(f"{path}.{name}", way) for name, way in (("resample_x", x), ("resample_h", h)))
+        h = second_norm(path, self.torch_conv(f"{path}.conv1", h))
+        h = self.torch_conv(f"{path}.conv2", self.act(f"{path}.act2", h, self.function))
+        if f"{path}.conv_shortcut.weight" in self.weights:
+            x = self.torch_conv(f"{path}.conv_shortcut", x, pad=0)
+        self.path = path
+        return self.add(f"{path}.sum", h, x)
+
+    def attention_block(self, path, x, groups, head):
+        """Attention over pixels with its own norm and residual; ``head``: channels of one, None for one head."""
+        new = f"{path}.to_q.weight" in self.weights
+        names = ("to_q", "to_k", "to_v", "to_out.0") if new else ("query", "key", "value", "proj_attn")
+        width = self.shape(x)[0]
+        head = head or width
+        if width % head:
+            raise UnsupportedLayer("Attention", f"{width} channels are no multiple of attention_head_dim={head}", path)
+        normed = self.torch_norm(f"{path}.group_norm", x, groups)
+        q, k, v = (self.torch_linear(f"{path}.{name}", normed) for name in names[:3])
+        self.path = path
+        mixed = self.attention(f"{path}.mix", q, k, v, width // head)
+        return self.add(f"{path}.sum", self.torch_linear(f"{path}.{names[3]}", mixed), x)
+
+    def upsampled_conv(self, path, x):
+        """Upsample2D with its convolution."""
+        return self.torch_conv(f"{path}.conv", self.upsample(f"{path}.nearest", x))
+
+
+def finish_import(importer):
+    """Run an import; its graph. Raises UnsupportedLayer if weights are left over."""
+    graph, unread = importer.run(), importer.unread()
+    if unread:
+        raise UnsupportedLayer(unread[0], f"the config does not ask for this weight, nor for {len(unread) - 1} others", unread[0])
+    return graph

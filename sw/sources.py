@@ -1,0 +1,203 @@
+"""Where models come from: packaged ones, folders as diffusers saves them, functions of the user's. What the compiler must know of them."""
+
+from dataclasses import dataclass, field
+import importlib
+from pathlib import Path
+
+from litediffusion.soc.mailbox import MAX_BATCH
+from litediffusion.sw.schedule import sampler_table
+
+
+class ModelError(ValueError):
+    """The model to compile cannot be found or is not described well enough."""
+
+
+@dataclass
+class ModelSource:
+    """A torch model with what the compiler must know.
+
+    model : nn.Module, forward(x, t, y); shape : (C, H, W); labels : number of labels a user may ask for;
+    null_label : label of the unconditional evaluation; guidance : scale to be used unless another one is asked for.
+    """
+    model: object
+    shape: tuple
+    labels: int
+    null_label: int
+    name: str
+    guidance: float = 2.0
+
+    def graph(self, timesteps):
+        """Graph as imported, for the sampler's timesteps."""
+        from litediffusion.sw.importer import import_unet
+
+        return import_unet(self.model, self.shape, timesteps)
+
+    def sampler(self, name, steps, eta):
+        """(timesteps, coefficients of each step)."""
+        return sampler_table(name or "ddim", steps, eta)
+
+    def decoder(self):
+        """Graph of what makes a picture of the last latents, None: they are the picture."""
+        return None
+
+    def text(self):
+        """What a program's meta data say of prompts, None: the model knows labels."""
+        return None
+
+
+@dataclass
+class FolderSource:
+    """A UNet2DModel in a folder as diffusers saves it.
+
+    size : of the picture, None: as its config says; null_label : the label of no class, for a model trained with guidance.
+    """
+    folder: object
+    size: object = None
+    null_label: int | None = None
+
+    def __post_init__(self):
+        from litediffusion.sw.diffusers.unet2d import checked_config, image_size
+
+        config = checked_config(self.folder.config)
+        self.name, self.labels = self.folder.name, config["num_class_embeds"] or 1
+        self.shape = (config["in_channels"], *image_size(config, self.size))
+        if self.null_label is not None and not 0 <= self.null_label < self.labels:
+            raise ModelError(f"null label {self.null_label}: the model knows 0..{self.labels - 1}")
+        self.guidance = 1.0 if self.null_label is None else 2.0
+        self.null_label = self.null_label or 0
+
+    def graph(self, timesteps):
+        from litediffusion.sw.diffusers.unet2d import import_unet2d
+
+        return import_unet2d(self.folder.config, self.folder.weights, timesteps, self.size)
+
+    def sampler(self, name, steps, eta):
+        from litediffusion.sw.diffusers.scheduler import scheduler_table
+
+        return scheduler_table(self.folder.scheduler or {}, steps, name, eta)
+
+    def decoder(self):
+        return None
+
+    def text(self):
+        return None
+
+
+@dataclass
+class TextSource:
+    """A UNet2DConditionModel in a folder as diffusers saves it, with the decoder of its pipeline's AutoencoderKL if there is one.
+
+    texts : TextStates for the calibration, the first of no text; encoder : the name of what encodes prompts later (texts.py);
+    size : of the latents, None: as its config says; slots : labels of a program, one for no text and one a picture of a job.
+    """
+    folder: object
+    texts: object
+    encoder: str = ""
+    size: object = None
+    slots: int = MAX_BATCH + 1
+    null_label: int = field(default=0, init=False)
+    guidance: float = 2.0
+
+    def __post_init__(self):
+        from litediffusion.sw.diffusers.unet2d import image_size
+        from litediffusion.sw.diffusers.unet2d_condition import checked_config
+
+        config = checked_config(self.folder.config)
+        self.name, self.labels = self.folder.name, self.slots
+        self.shape = (config["in_channels"], *image_size(config, self.size))
+
+    def graph(self, timesteps):
+        from litediffusion.sw.diffusers.unet2d_condition import import_unet2d_condition
+
+        return import_unet2d_condition(self.folder.config, self.folder.weights, timesteps, self.texts.repeated(self.slots), self.size)
+
+    def sampler(self, name, steps, eta):
+        from litediffusion.sw.diffusers.scheduler import scheduler_table
+
+        return scheduler_table(self.folder.scheduler or {}, steps, name, eta)
+
+    def decoder(self):
+        from litediffusion.sw.diffusers.vae import import_decoder
+
+        vae = self.folder.vae
+        return vae and import_decoder(vae.config, vae.weights, self.shape[1:])
+
+    def text(self):
+        return {"encoder": self.encoder, "tokens": self.texts.states.shape[1]}
+
+
+def load_folder(path, size=None, null_label=None, texts=None):
+    """The source of a diffusers model's or pipeline's folder. Raises ModelError, FolderError, UnsupportedLayer.
+
+    texts : .npz file with texts for a model that attends to them (texts.py).
+    """
+    from litediffusion.sw.diffusers.folder import open_folder
+    from litediffusion.sw.texts import load_texts
+
+    folder = open_folder(path)
+    kind = folder.config.get("_class_name", "UNet2DModel")
+    if kind == "UNet2DModel":
+        return FolderSource(folder, size, null_label)
+    if kind != "UNet2DConditionModel":
+        raise ModelError(f"{path}: holds a {kind}; UNet2DModel and UNet2DConditionModel are what can be compiled so far")
+    if texts is None:
+        raise ModelError(f"{path}: the model attends to texts: give some for the calibration, as a file (--texts, see sw/README.md)")
+    return TextSource(folder, load_texts(texts), size=size)
+
+
+def load_wardrobe(size=None):
+    """The packaged model of clothes by prompts."""
+    from litediffusion.sw.diffusers.folder import open_folder
+    from litediffusion.sw.texts import encode
+    from litediffusion.sw.wardrobe import MODEL
+    from litediffusion.sw.wardrobe.captions import all_captions
+
+    folder = open_folder(MODEL)
+    folder.name = "wardrobe"
+    return TextSource(folder, encode("wardrobe", ["", *all_captions()]), "wardrobe", size)
+
+
+def load_digits(weights=None):
+    """The packaged model of digits. Raises ModelError."""
+    from litediffusion.sw.digits.unet import IMAGE_SIZE, NULL_CLASS, NUM_CLASSES, load_unet
+    try:
+        model = load_unet(weights)
+    except Exception as error:       # safetensors and torch have exceptions of their own kinds
+        raise ModelError(f"the weights {weights or 'of the package'} cannot be loaded: {error}") from error
+    return ModelSource(model, (1, IMAGE_SIZE, IMAGE_SIZE), NUM_CLASSES, NULL_CLASS, "digits")
+
+
+def load_fashion(size=None):
+    """The packaged model of clothes by class."""
+    from litediffusion.sw.fashion import MODEL, NULL_CLASS
+
+    source = load_folder(MODEL, size, NULL_CLASS)
+    source.name = "fashion"
+    return source
+
+
+def load_model(name, weights=None, size=None, null_label=None, texts=None):
+    """The model by its name. Raises ModelError.
+
+    name : ``digits``, ``fashion`` or ``wardrobe`` (packaged), a folder as diffusers saves it, or ``package.module:function`` that
+    returns a ModelSource; weights : of digits; size, null_label, texts : of a folder (see load_folder).
+    """
+    if name == "fashion":
+        return load_fashion(size)
+    if name == "wardrobe":
+        return load_wardrobe(size)
+    if Path(name).is_dir():
+        return load_folder(name, size, null_label, texts)
+    if name == "digits":
+        return load_digits(weights)
+    module, _, function = name.partition(":")
+    if not function:
+        raise ModelError(f"model {name!r} is unknown; use 'digits', 'fashion', 'wardrobe', a folder of a diffusers model, or "
+                         "'package.module:function' returning a ModelSource")
+    try:
+        source = getattr(importlib.import_module(module), function)()
+    except Exception as error:           # the user's code may raise anything
+        raise ModelError(f"model {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not isinstance(source, ModelSource):
+        raise ModelError(f"model {name!r} returned {type(source).__name__}, must be a litediffusion.sw.sources.ModelSource")
+    return source

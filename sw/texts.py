@@ -1,0 +1,79 @@
+"""Texts as a network takes them: encoded on the host, put into a program's tables by label before a job.
+
+A file of texts is an .npz with ``states`` [texts, tokens, C], the first of no text, and where the model adds them ``pooled``
+[texts, C'] and ``time_ids`` [6].
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+BLOCK = 16              # keys of an attention come in multiples
+
+
+class TextError(ValueError):
+    """Texts cannot be read, encoded or used with a program; the message says why."""
+
+
+@dataclass
+class TextStates:
+    """What texts give to a network, the first one no text: states [texts, tokens, C]; pooled [texts, C'] or None; time_ids [6] or None."""
+    states: np.ndarray
+    pooled: np.ndarray | None = None
+    time_ids: np.ndarray | None = None
+
+    def __len__(self):
+        return len(self.states)
+
+    def picked(self, rows):
+        """Some of the texts."""
+        return replace(self, states=self.states[rows], pooled=None if self.pooled is None else self.pooled[rows])
+
+    def repeated(self, count):
+        """``count`` texts: these, those after the first over and over."""
+        others = max(1, len(self) - 1)
+        return self.picked(np.array([0] + [min(1 + i % others, len(self) - 1) for i in range(count - 1)]))
+
+    def tables(self):
+        """{name of the graph's table: values}."""
+        tables = {"encoder_hidden_states": padded_tokens(self.states)}
+        return tables if self.pooled is None else tables | {"text_embeds": self.pooled}
+
+
+def padded_tokens(states):
+    """States as a table [texts, C, tokens], the last token repeated up to a multiple of BLOCK; those past the real ones get no weight."""
+    fill = -states.shape[1] % BLOCK
+    return np.pad(states, ((0, 0), (0, fill), (0, 0)), mode="edge").transpose(0, 2, 1)
+
+
+def load_texts(path):
+    """TextStates of a file. Raises TextError."""
+    try:
+        with np.load(path) as data:
+            arrays = {name: np.asarray(data[name], float) for name in data.files}
+    except (OSError, ValueError) as error:
+        raise TextError(f"{path}: cannot be read as a file of texts: {error}") from error
+    unknown = set(arrays) - {"states", "pooled", "time_ids"}
+    if "states" not in arrays or unknown or arrays["states"].ndim != 3:
+        raise TextError(f"{path}: holds {', '.join(f'{k} {v.shape}' for k, v in arrays.items())}; must be states [texts, tokens, C], and "
+                        "perhaps pooled [texts, C] and time_ids [6]")
+    texts = TextStates(**arrays)
+    if texts.pooled is not None and len(texts.pooled) != len(texts):
+        raise TextError(f"{path}: {len(texts)} states, {len(texts.pooled)} pooled embeddings; must be as many")
+    return texts
+
+
+def encode(encoder, prompts):
+    """TextStates of prompts by an encoder's name. Raises TextError, PromptError."""
+    if encoder != "wardrobe":
+        raise TextError("the program knows no encoder of prompts: give a file of texts (--texts), encoded as for the compilation")
+    from litediffusion.sw.wardrobe.text import encode as encode_wardrobe
+
+    return TextStates(encode_wardrobe(prompts))
+
+
+def encode_prompts(program, prompts):
+    """TextStates of the empty prompt and of ``prompts`` for a program. Raises TextError, PromptError."""
+    if not program.meta.get("text"):
+        raise TextError(f"{program.meta['name']}: the program takes labels, not prompts")
+    return encode(program.meta["text"]["encoder"], ["", *prompts])
