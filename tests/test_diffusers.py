@@ -2,12 +2,13 @@
 
 import json
 
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, UNet2DModel
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler
 from hypothesis import HealthCheck, given, settings, strategies as st
 import numpy as np
 import pytest
 import torch
 
+from diffusers_cases import Loaded, compiled, evaluate_program, float_output, mean_sqnr, unet
 from litediffusion.cores.sampler_model import COEF_FRACTION
 from litediffusion.sw.compiler.items import CompileError
 from litediffusion.sw.devices.model import ModelDevice
@@ -21,7 +22,6 @@ from litediffusion.sw.pipeline import compile_model, generate, import_model, upl
 from litediffusion.sw.sources import FolderSource, load_model
 from litediffusion.sw.reference import evaluate
 
-STEPS = 3
 SMALL = dict(sample_size=16, in_channels=3, out_channels=3, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8,
              down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"))
 ATTENTION = dict(down_block_types=("AttnDownBlock2D",) * 2, up_block_types=("AttnUpBlock2D",) * 2)
@@ -63,52 +63,8 @@ CONFIGS = {
 }
 
 
-def make_model(config, seed=0):
-    torch.manual_seed(seed)
-    return UNet2DModel(**{**SMALL, **config}).eval()
-
-
-class Loaded:
-    """A model of diffusers in memory, as open_folder would give it."""
-
-    def __init__(self, model):
-        self.config, self.weights, self.scheduler, self.name = dict(model.config), StateDict(model.state_dict()), {}, "test"
-
-
-def float_output(model, x, t, labels):
-    given_labels = {"class_labels": torch.tensor(labels)} if model.config.num_class_embeds else {}
-    with torch.no_grad():
-        return model(torch.tensor(x, dtype=torch.float32), int(t), **given_labels).sample.numpy()
-
-
-def compiled(model):
-    """(source, program, timesteps)."""
-    source = FolderSource(Loaded(model))
-    timesteps, _ = source.sampler("ddim", STEPS, 0.0)
-    return source, compile_model(source, steps=STEPS, sampler="ddim", images=8, batch=1, tiled=True), timesteps
-
-
-def evaluate_program(device, program, x, step, label=0):
-    """Output [C, H, W] float of a program on a device, for latents x."""
-    c, h, w = x.shape
-    latents = np.zeros((h * w, 8), np.int16)
-    latents[:, :c] = np.clip(np.round(x * 4096), -32768, 32767).reshape(c, -1).T
-    device.write(program.meta["buffers"]["latent"], latents.tobytes())
-    device.run_program(*program.meta["programs"]["eval"], step=step, label=label)
-    out = np.frombuffer(device.read(program.meta["buffers"]["eps"], 16 * h * w), np.int16).reshape(h * w, 8)
-    return out[:, :c].T.reshape(c, h, w) / 4096
-
-
-def mean_sqnr(model, inputs=3):
-    """Signal-to-noise ratio in dB of the integer program against diffusers, for normal inputs at the first step."""
-    source, program, timesteps = compiled(model)
-    device, noise, signal = ModelDevice(), 0.0, 0.0
-    upload(device, program)
-    for seed in range(inputs):
-        x = np.random.default_rng(seed).standard_normal(source.shape)
-        want, got = float_output(model, x[None], timesteps[0], [0])[0], evaluate_program(device, program, x, 0)
-        noise, signal = noise + ((want - got) ** 2).mean(), signal + (want ** 2).mean()
-    return 10 * np.log10(signal / noise)
+def make_model(config):
+    return unet({**SMALL, **config})
 
 
 @pytest.mark.parametrize("name", CONFIGS)

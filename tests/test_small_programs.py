@@ -18,7 +18,8 @@ WORDS, CHANNELS, STEPS = 100, 3, 2
 def run(config):
     """The window after init, an update with noise of each step, and finish."""
     image = Image(STEPS)
-    buffers = {"latent": image.buffer(16 * WORDS), "eps": image.buffer(32 * WORDS), "trajectory": image.buffer(16 * WORDS * STEPS),
+    latent = image.buffer(16 * WORDS)
+    buffers = {"latent": latent, "result": latent, "eps": image.buffer(32 * WORDS), "trajectory": image.buffer(16 * WORDS * STEPS),
                "pixels": image.buffer(16 * WORDS), "image_stride": 16 * WORDS * (STEPS + 1)}
     table = sampler_table("ddpm", STEPS)[1]
     parts = [init_items(config, buffers, WORDS, CHANNELS), update_items(config, buffers, WORDS, CHANNELS, table),

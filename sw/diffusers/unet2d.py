@@ -68,6 +68,8 @@ def sinusoids(timesteps, width, flip, shift):
 class UNet2DImport(DiffusersImport):
     """State of one import."""
 
+    TIME_FUNCTION = "SILU"      # of the time embedding's hidden layer; None: the config's
+
     def __init__(self, config, weights, size, timesteps):
         DiffusersImport.__init__(self, weights, config["norm_num_groups"], config["norm_eps"], config["act_fn"])
         self.config, self.timesteps = config, timesteps
@@ -95,7 +97,7 @@ class UNet2DImport(DiffusersImport):
         else:
             values = sinusoids(self.timesteps, c["block_out_channels"][0], c["flip_sin_to_cos"], c["freq_shift"])
         hidden = self.torch_linear("time_embedding.linear_1", self.step_table("time_proj", values))
-        return self.torch_linear("time_embedding.linear_2", self.act("time_embedding.act", hidden, "SILU"))
+        return self.torch_linear("time_embedding.linear_2", self.act("time_embedding.act", hidden, self.TIME_FUNCTION or self.function))
 
     # --- blocks --------------------------------------------------------------------------------------------------------
 

@@ -47,8 +47,6 @@ PER_BLOCK = ("layers_per_block", "transformer_layers_per_block", "attention_head
 def checked_config(config):
     """The config with all defaults, one value a block where it may be so. Raises UnsupportedLayer for a value that cannot be compiled."""
     full = check_fields("UNet2DConditionModel", config, DEFAULTS, SUPPORTED)
-    if full["act_fn"] != "silu" and full["addition_embed_type"]:
-        raise UnsupportedLayer("UNet2DConditionModel", f"addition_embed_type with act_fn={full['act_fn']!r}, only 'silu'", "")
     if full["addition_embed_type"] and full["resnet_time_scale_shift"] == "scale_shift":
         raise UnsupportedLayer("UNet2DConditionModel", "addition_embed_type with resnet_time_scale_shift='scale_shift': the scale of a norm may "
                                "depend on the timestep, not on the text", "")
@@ -70,6 +68,8 @@ def pooled_width(config):
 
 class UNet2DConditionImport(UNet2DImport):
     """State of one import. text : TextStates."""
+
+    TIME_FUNCTION = None
 
     def __init__(self, config, weights, size, timesteps, text):
         UNet2DImport.__init__(self, config, weights, size, timesteps)

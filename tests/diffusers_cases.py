@@ -1,0 +1,127 @@
+"""Models of diffusers with random weights, and their integer programs beside them; what the tests of the importers share."""
+
+from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
+import numpy as np
+import torch
+
+from litediffusion.sw.devices.model import ModelDevice
+from litediffusion.sw.diffusers.folder import StateDict
+from litediffusion.sw.pipeline import compile_model, upload
+from litediffusion.sw.sources import FolderSource, TextSource
+from litediffusion.sw.texts import TextStates
+
+STEPS = 3
+LABELS = 4               # texts of a model that attends to them; as few labels has no other model here
+
+
+class Loaded:
+    """A model of diffusers in memory, as open_folder would give it."""
+
+    def __init__(self, model, vae=None):
+        self.config, self.weights, self.scheduler, self.name = dict(model.config), StateDict(model.state_dict()), {}, "test"
+        self.vae = Loaded(vae) if vae else None
+
+
+def seeded(kind, config, seed=0):
+    torch.manual_seed(seed)
+    return kind(**config).eval()
+
+
+def unet(config):
+    """UNet2DModel."""
+    return seeded(UNet2DModel, config)
+
+
+def text_unet(config):
+    """UNet2DConditionModel."""
+    return seeded(UNet2DConditionModel, config)
+
+
+def autoencoder(config):
+    """AutoencoderKL."""
+    return seeded(AutoencoderKL, config)
+
+
+def texts_for(model, tokens=77):
+    """Random TextStates that a UNet2DConditionModel takes."""
+    rng, c = np.random.default_rng(5), model.config
+    states = rng.standard_normal((LABELS, tokens, c.cross_attention_dim))
+    if c.addition_embed_type is None:
+        return TextStates(states)
+    width = c.projection_class_embeddings_input_dim - 6 * c.addition_time_embed_dim
+    return TextStates(states, rng.standard_normal((LABELS, width)), np.array([256.0, 192.0, 0.0, 8.0, 256.0, 192.0]))
+
+
+def float_output(model, x, t, labels, texts=None):
+    """Output of a model of diffusers, float [B, C, H, W]."""
+    tensor = lambda values: torch.tensor(values, dtype=torch.float32)
+    more = {}
+    if texts is not None:
+        more["encoder_hidden_states"] = tensor(texts.states[labels])
+        if texts.pooled is not None:
+            more["added_cond_kwargs"] = {"text_embeds": tensor(texts.pooled[labels]), "time_ids": tensor(np.tile(texts.time_ids, (len(labels), 1)))}
+    elif model.config.num_class_embeds:
+        more["class_labels"] = torch.tensor(labels)
+    with torch.no_grad():
+        return model(tensor(x), int(t), **more).sample.numpy()
+
+
+def source_of(model, texts=None, vae=None):
+    """The source of a model."""
+    if texts is None:
+        return FolderSource(Loaded(model))
+    return TextSource(Loaded(model, vae), texts, slots=LABELS)
+
+
+def compiled(model, texts=None, vae=None):
+    """(source, program, timesteps)."""
+    source = source_of(model, texts, vae)
+    timesteps, _ = source.sampler("ddim", STEPS, 0.0)
+    return source, compile_model(source, steps=STEPS, sampler="ddim", images=8, batch=1, tiled=True, guidance=1.0), timesteps
+
+
+def put_words(device, at, x):
+    """Latents [C, H, W] float to int16 words at a byte of the window."""
+    c, h, w = x.shape
+    words = np.zeros((h * w, 8), np.int16)
+    words[:, :c] = np.clip(np.round(x * 4096), -32768, 32767).reshape(c, -1).T
+    device.write(at, words.tobytes())
+
+
+def get_words(device, at, shape):
+    """The other way round."""
+    c, h, w = shape
+    return np.frombuffer(device.read(at, 16 * h * w), np.int16).reshape(h * w, 8)[:, :c].T.reshape(shape) / 4096
+
+
+def evaluate_program(device, program, x, step, label=0):
+    """Output [C, H, W] float of a program on a device, for latents x."""
+    meta = program.meta
+    put_words(device, meta["buffers"]["latent"], x)
+    device.run_program(*meta["programs"]["eval"], step=step, label=label)
+    return get_words(device, meta["buffers"]["eps"], x.shape)
+
+
+def decode_program(device, program, x):
+    """What a program's decoder makes of latents, float [C, H, W]."""
+    meta = program.meta
+    put_words(device, meta["buffers"]["latent"], x)
+    device.run_program(*meta["programs"]["finish"])
+    return get_words(device, meta["buffers"]["result"], meta["picture"])
+
+
+def sqnr(pairs):
+    """Signal-to-noise ratio in dB over pairs (wanted, got)."""
+    signal, noise = (sum(values) for values in zip(*(((want ** 2).mean(), ((want - got) ** 2).mean()) for want, got in pairs)))
+    return 10 * np.log10(signal / noise)
+
+
+def mean_sqnr(model, texts=None, inputs=3):
+    """SQNR of the integer program against diffusers, for some normal inputs at the first step."""
+    source, program, timesteps = compiled(model, texts)
+    device, pairs = ModelDevice(), []
+    upload(device, program)
+    for seed in range(inputs):
+        x, label = np.random.default_rng(seed).standard_normal(source.shape), seed + 1 if texts else 0
+        pairs.append((float_output(model, x[None], timesteps[0], [label], texts)[0], evaluate_program(device, program, x, 0, label)))
+    return sqnr(pairs)
