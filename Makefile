@@ -37,7 +37,8 @@ bench-upload: setup
 	$(BIN)/python -m litediffusion.targets.bench_upload -o build/bench-upload.json
 
 quality: setup
-	$(RUN) quality -o build/quality.json
+	$(RUN) quality digits -o build/quality.json
+	$(RUN) quality wardrobe -o build/quality-wardrobe.json
 
 profile: setup
 	$(RUN) compile digits -o build/digits.ldp

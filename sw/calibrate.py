@@ -24,11 +24,11 @@ def best_range(values):
     return top * float(FRACTIONS[int(error.argmin())])
 
 
-def float_step(x, eps, coefs):
-    """Float twin of the sampler's update, on the same (rounded) coefficients."""
+def float_step(x, eps, coefs, before):
+    """(x', prediction): float twin of the sampler's update, on the same (rounded) coefficients; before : the last prediction."""
     c = {k: v / (1 << 14) for k, v in coefs.items()}
     x0 = np.clip(c["c1"] * x + c["c2"] * eps, -coefs["clip"] / 4096, coefs["clip"] / 4096)
-    return c["a"] * x0 + c["b"] * eps + c["c"] * x
+    return c["a"] * x0 + c["b"] * eps + c["c"] * x + c["d"] * before, x0
 
 
 def calibrate(graph, table, labels, null_label, guidance, images=32, seed=1, progress=None, decoder=None):
@@ -42,7 +42,7 @@ def calibrate(graph, table, labels, null_label, guidance, images=32, seed=1, pro
     """
     rng = np.random.default_rng(seed)
     shape = next(n.shape for n in graph.nodes.values() if n.op == "input")
-    x = rng.standard_normal((images,) + tuple(shape))
+    x, before = table[0].get("start", 1.0) * rng.standard_normal((images,) + tuple(shape)), 0.0
     y = np.asarray(labels)[np.arange(images) % len(labels)]
     guided = guidance != 1.0
     both = np.concatenate([y, np.full(images, null_label)]) if guided else y
@@ -54,7 +54,8 @@ def calibrate(graph, table, labels, null_label, guidance, images=32, seed=1, pro
         eps = evaluate(graph, np.concatenate([x, x]) if guided else x, step, both, watch, cache).numpy()
         if guided:
             eps = eps[images:] + guidance * (eps[:images] - eps[images:])
-        x = float_step(x, eps, coefs) + coefs["sigma"] / (1 << 14) * rng.standard_normal(x.shape)
+        x, before = float_step(x, eps, coefs, before)
+        x = x + coefs["sigma"] / (1 << 14) * rng.standard_normal(x.shape)
         if progress:
             progress(step + 1, len(table))
     if decoder:

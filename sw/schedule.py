@@ -25,7 +25,7 @@ def alphas_cumprod(total=1000, first=1e-4, last=0.02):
     return np.cumprod(1.0 - np.linspace(first, last, total))
 
 
-def _fixed(**coefs):
+def fixed_coefs(**coefs):
     """Coefficients as integers Q17.14; clip stays as given."""
     out = {k: (v if k == "clip" else int(round(v * ONE))) for k, v in coefs.items()}
     bad = {k: v for k, v in out.items() if not -(1 << 31) <= v < 1 << 31}
@@ -65,7 +65,7 @@ def ddim_coefs(ab, ab_next, eta=0.0, clip=1.0, recompute_eps=True, prediction="e
     if recompute_eps:
         c = k / np.sqrt(1 - ab)
         a, b = a - c * np.sqrt(ab), 0.0
-    return _fixed(c1=c1, c2=c2, clip=_clip(clip), a=a, b=b, c=c, d=0.0, sigma=sigma)
+    return fixed_coefs(c1=c1, c2=c2, clip=_clip(clip), a=a, b=b, c=c, d=0.0, sigma=sigma)
 
 
 def ddpm_coefs(ab, ab_next, clip=1.0, prediction="epsilon", large=False):
@@ -75,14 +75,14 @@ def ddpm_coefs(ab, ab_next, clip=1.0, prediction="epsilon", large=False):
     """
     alpha, beta = ab / ab_next, 1 - ab / ab_next
     (c1, c2), _ = prediction_coefs(ab, prediction)
-    return _fixed(c1=c1, c2=c2, clip=_clip(clip), a=np.sqrt(ab_next) * beta / (1 - ab), b=0.0,
+    return fixed_coefs(c1=c1, c2=c2, clip=_clip(clip), a=np.sqrt(ab_next) * beta / (1 - ab), b=0.0,
                   c=np.sqrt(alpha) * (1 - ab_next) / (1 - ab), d=0.0,
                   sigma=np.sqrt(beta * (ab_next < 1) if large else beta * (1 - ab_next) / (1 - ab)))
 
 
-def noise_coefs():
-    """x' = z: the starting noise."""
-    return _fixed(c1=0.0, c2=0.0, clip=NO_CLIP, a=0.0, b=0.0, c=0.0, d=0.0, sigma=1.0)
+def noise_coefs(table):
+    """x' = z: the starting noise, of the deviation that a table's first step names ("start"), else 1."""
+    return fixed_coefs(c1=0.0, c2=0.0, clip=NO_CLIP, a=0.0, b=0.0, c=0.0, d=0.0, sigma=table[0].get("start", 1.0))
 
 
 def sampler_table(sampler, steps, eta=0.0, clip=1.0):

@@ -2,7 +2,8 @@
 
 import json
 
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler
+from diffusers import (DDIMPipeline, DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler,
+                       FlowMatchEulerDiscreteScheduler)
 from hypothesis import HealthCheck, given, settings, strategies as st
 import numpy as np
 import pytest
@@ -190,11 +191,12 @@ def test_layers_that_do_not_fit_are_named():
 
 def float_steps(table, x, outputs, noise):
     """The states of a table of coefficients for given network outputs and noise."""
-    states = []
+    states, before = [], 0.0
     for coefs, out, z in zip(table, outputs, noise):
         c = {k: v / (1 << COEF_FRACTION) for k, v in coefs.items()}
         x0 = np.clip(c["c1"] * x + c["c2"] * out, -coefs["clip"] / 4096, coefs["clip"] / 4096)
-        x = c["a"] * x0 + c["b"] * out + c["c"] * x + c["sigma"] * z
+        x = c["a"] * x0 + c["b"] * out + c["c"] * x + c["d"] * before + c["sigma"] * z
+        before = x0
         states.append(x)
     return states
 
@@ -222,12 +224,58 @@ def test_sampler_is_that_of_diffusers(tmp_path, scheduler, options, monkeypatch)
         assert np.abs(got - state.numpy()).max() < 2e-2 * max(1.0, np.abs(state.numpy()).max())      # coefficients have 14 fraction bits
 
 
+def of_unit_variance(scheduler, x, t):
+    """A state as the network sees it."""
+    return scheduler.scale_model_input(torch.tensor(x), t).numpy() if hasattr(scheduler, "scale_model_input") else x
+
+
+@pytest.mark.parametrize("scheduler, options", [
+    (EulerDiscreteScheduler, {}), (EulerDiscreteScheduler, dict(timestep_spacing="leading", steps_offset=1, beta_schedule="scaled_linear",
+                                                                beta_start=0.00085, beta_end=0.012)),
+    (EulerDiscreteScheduler, dict(timestep_spacing="trailing", prediction_type="v_prediction")),
+    (EulerDiscreteScheduler, dict(use_karras_sigmas=True, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)),
+    (DPMSolverMultistepScheduler, {}), (DPMSolverMultistepScheduler, dict(timestep_spacing="trailing", prediction_type="v_prediction")),
+    (DPMSolverMultistepScheduler, dict(timestep_spacing="leading", steps_offset=1, solver_type="heun", beta_schedule="scaled_linear",
+                                       beta_start=0.00085, beta_end=0.012)),
+    (DPMSolverMultistepScheduler, dict(use_karras_sigmas=True)), (DPMSolverMultistepScheduler, dict(solver_order=1)),
+    (DPMSolverMultistepScheduler, dict(beta_schedule="squaredcos_cap_v2", lambda_min_clipped=-5.1)),
+    (FlowMatchEulerDiscreteScheduler, {}), (FlowMatchEulerDiscreteScheduler, dict(shift=3.0))])
+@pytest.mark.parametrize("steps", [8, 20])
+def test_sampler_on_noise_levels_is_that_of_diffusers(tmp_path, scheduler, options, steps):
+    reference, rng = scheduler(**options), np.random.default_rng(0)
+    reference.save_pretrained(tmp_path)
+    times, table = scheduler_table(json.loads((tmp_path / "scheduler_config.json").read_text()), steps)
+    reference.set_timesteps(steps)
+    assert np.abs(times - reference.timesteps.numpy()).max() < 2e-2
+    x, outputs = rng.standard_normal((3, 4)), 0.3 * rng.standard_normal((steps, 3, 4))
+    state = torch.tensor(x * float(getattr(reference, "init_noise_sigma", 1.0)))
+    start = table[0].get("start", 1.0)
+    assert np.abs(start * x - of_unit_variance(reference, state.numpy(), reference.timesteps[0])).max() < 1e-3
+    for i, (got, out) in enumerate(zip(float_steps(table, start * x, outputs, np.zeros_like(outputs)), outputs)):
+        state = reference.step(torch.tensor(out), reference.timesteps[i], state, return_dict=False)[0]
+        last = i + 1 == steps
+        want = state.numpy() if last else of_unit_variance(reference, state.numpy(), reference.timesteps[i + 1])
+        assert np.abs(got - want).max() < 2e-2 * max(1.0, np.abs(want).max()), i
+
+
+def test_a_sampler_that_remembers_runs_on_the_rtl():
+    """DPM-Solver++: the last prediction goes through DRAM, also for pictures one after the other."""
+    source = FolderSource(Loaded(make_model(dict(PLAIN, sample_size=8))))
+    program, results = compile_model(source, steps=4, sampler="dpm++", images=2, tiled=True), []
+    for device in (ModelDevice(), RtlDevice()):
+        upload(device, program)
+        results.append(generate(device, program, [0, 0], [1, 2]))
+    assert (results[0].latents == results[1].latents).all() and results[0].pixels.std() > 5
+
+
 @pytest.mark.parametrize("config, options, message", [
     ({"_class_name": "PNDMScheduler"}, {}, "PNDMScheduler is not supported; choose a sampler"),
     ({"thresholding": True}, {}, "thresholding=True"), ({"beta_schedule": "laplace"}, {}, "beta_schedule='laplace'"),
     ({"prediction_type": "flow"}, {}, "prediction_type='flow'"), ({"variance_type": "learned"}, {}, "variance_type='learned'"),
     ({"timestep_spacing": "odd"}, {}, "timestep_spacing='odd'"), ({}, {"steps": 1001}, "steps=1001: must be in 1..1000"),
-    ({}, {"sampler": "euler"}, "sampler 'euler' is unknown")])
+    ({}, {"sampler": "heun"}, "sampler 'heun' is unknown"),
+    ({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}, {}, "solver_order=3, only 1 or 2"),
+    ({"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True}, {}, "use_dynamic_shifting=True")])
 def test_schedulers_that_cannot_be_followed(config, options, message):
     with pytest.raises((SchedulerError, ValueError), match=message):
         scheduler_table(config, **{"steps": 10, **options})

@@ -22,7 +22,7 @@ def run(config):
     buffers = {"latent": latent, "result": latent, "eps": image.buffer(32 * WORDS), "trajectory": image.buffer(16 * WORDS * STEPS),
                "pixels": image.buffer(16 * WORDS), "image_stride": 16 * WORDS * (STEPS + 1)}
     table = sampler_table("ddpm", STEPS)[1]
-    parts = [init_items(config, buffers, WORDS, CHANNELS), update_items(config, buffers, WORDS, CHANNELS, table),
+    parts = [init_items(config, buffers, WORDS, CHANNELS, table), update_items(config, buffers, WORDS, CHANNELS, table),
              finish_items(config, buffers, WORDS)]
     resources = [r for part in parts for r in resources_of(part)]
     image.place(resources)

@@ -50,7 +50,7 @@ def check(model: Model = "digits", steps: Steps = STEPS, bits: Bits = 8, weights
 
 def compile(model: Model = "digits", output: Annotated[Path, typer.Option("-o", "--output", help=".ldp file")] = Path("model.ldp"),
             steps: Steps = STEPS,
-            sampler: Annotated[Optional[str], typer.Option(help="ddim or ddpm (default: that of the folder's scheduler, else ddim)")] = None,
+            sampler: Annotated[Optional[str], typer.Option(help="ddim, ddpm, euler, dpm++ or flow (default: that of the folder's scheduler, else ddim)")] = None,
             eta: Annotated[float, typer.Option(min=0.0, max=1.0, help="DDIM's eta: 0 deterministic, 1 as noisy as DDPM")] = 0.0,
             guidance: Annotated[Optional[float], typer.Option(help="guidance scale of the calibration, and the default of generate "
                                                               "(default: 2, without a label of no class 1)")] = None,

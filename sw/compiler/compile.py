@@ -41,12 +41,13 @@ def layer_macs(graph):
 
 
 def buffers_of(image, words, pixels, steps, batch, decoded):
-    """DRAM buffers: latents, eps of two slots, what a decoder makes, and for each image its trajectory and pixels."""
+    """DRAM buffers: latents, eps of two slots, the last prediction, what a decoder makes, and for each image its trajectory and pixels."""
     stride = 16 * (words * steps + pixels)
     latent, eps = image.buffer(16 * words), image.buffer(32 * words)
+    previous = image.buffer(16 * words)
     result = image.buffer(16 * pixels) if decoded else latent
     output = image.buffer(stride * batch)
-    return {"latent": latent, "eps": eps, "eps_stride": 16 * words, "result": result, "trajectory": output,
+    return {"latent": latent, "eps": eps, "eps_stride": 16 * words, "previous": previous, "result": result, "trajectory": output,
             "pixels": output + 16 * words * steps, "image_stride": stride, "end": image.size}
 
 
@@ -110,7 +111,7 @@ def compile_graph(graph, config, table, ranges, *, bits=8, per_step=True, null_l
     low = lowering(config, graph, network, per_step, four_bit_layers(graph, bits), steps, image, buffers)
     decoding = decoder and lower_decoder(config, decoder, ranges, four_bit_layers(decoder, bits), image, buffers)
     finish, finish_layers = finish_program(config, buffers, pixels, decoding)
-    items = {"init": init_items(config, buffers, words, shape[0]), "eval": low.items,
+    items = {"init": init_items(config, buffers, words, shape[0], table), "eval": low.items,
              "update": update_items(config, buffers, words, shape[0], table), "finish": finish}
     resources = [r for part in items.values() for r in resources_of(part)]
     image.place(resources)

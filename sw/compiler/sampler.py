@@ -18,6 +18,11 @@ def coefficient_records(table):
     return record
 
 
+def needs_previous(table):
+    """True for a sampler that looks at the prediction of the step before."""
+    return any(coefs["d"] for coefs in table)
+
+
 def _params(record, stepped):
     data = np.ascontiguousarray(record).view(np.uint8).reshape(len(record), -1)
     return Resource("PARAM", data if stepped else data[0], 0, stepped=stepped)
@@ -37,9 +42,9 @@ def pieces(config, words):
     return [(at, min(most, words - at)) for at in range(0, words, most)]
 
 
-def init_items(config, buffers, words, channels):
+def init_items(config, buffers, words, channels, table):
     """x = z: latents of the starting noise."""
-    params, items = _params(coefficient_records([noise_coefs()]), False), []
+    params, items = _params(coefficient_records([noise_coefs(table)]), False), []
     for first, count in pieces(config, words):
         span = [("SPM", 0, 2 * count)]
         items += [Item("SAMPLE", dict(n=count, nch=channels, x=0, e=0, u=0, m=count, d=0, md=count, z=config.n_lanes * first), 0, span, span,
@@ -49,16 +54,21 @@ def init_items(config, buffers, words, channels):
 
 
 def update_items(config, buffers, words, channels, table):
-    """x' from x and the eps of both slots; x' also goes to the trajectory [image][step]."""
-    params, items = _params(coefficient_records(table), True), []
+    """x' from x and the eps of both slots; x' also goes to the trajectory [image][step].
+
+    The prediction stays in DRAM for the next step if the table asks for it.
+    """
+    params, items, remembers = _params(coefficient_records(table), True), [], needs_previous(table)
     trajectory = dict(idx0=isa.INDEX["IMAGE"], idx0_stride=buffers["image_stride"], idx1=isa.INDEX["STEP"], idx1_stride=16 * words)
     for first, count in pieces(config, words):
         at = lambda name, slot=0: buffers[name] + 16 * (first + slot * words)
         x, e, u, m = (i * count for i in range(4))
         sample = Item("SAMPLE", dict(n=count, nch=channels, x=x, e=e, u=u, m=m, d=x, md=m, z=config.n_lanes * first), 0,
                       [("SPM", 0, 4 * count)], [("SPM", x, x + count), ("SPM", m, m + count)], {"p": (params, 0)})
-        items += [_load(at("latent"), count, x), _load(at("eps"), count, e), _load(at("eps", 1), count, u), sample,
-                  _store(at("latent"), count, x), _store(at("trajectory"), count, x, **trajectory)]
+        items += [_load(at("latent"), count, x), _load(at("eps"), count, e), _load(at("eps", 1), count, u)]
+        items += [_load(at("previous"), count, m)] if remembers else []
+        items += [sample, _store(at("latent"), count, x), _store(at("trajectory"), count, x, **trajectory)]
+        items += [_store(at("previous"), count, m)] if remembers else []
     return items
 
 
