@@ -31,6 +31,12 @@ def float_step(x, eps, coefs, before):
     return c["a"] * x0 + c["b"] * eps + c["c"] * x + c["d"] * before, x0
 
 
+def unit_ranges(graph, steps):
+    """Ranges of 1 for every tensor: for programs that are only looked at."""
+    names = [*graph.nodes, *(f"{n.name}.factor" for n in graph.nodes.values() if n.attrs.get("times"))]
+    return {name: np.ones(steps) for name in names}
+
+
 def calibrate(graph, table, labels, null_label, guidance, images=32, seed=1, progress=None, decoder=None):
     """{tensor: ranges [steps] float64}; of the decoder's tensors [1].
 

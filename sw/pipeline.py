@@ -35,16 +35,16 @@ def import_decoder(source):
 
 
 def compile_model(source, *, steps=20, sampler=None, eta=0.0, guidance=None, bits=8, per_step=True, config=PRESETS["ecpix5"],
-                  images=16, seed=1, progress=None, ranges=None, batch=MAX_BATCH, window_size=WINDOW_SIZE, tiled=None):
+                  images=16, seed=1, progress=None, ranges=None, batch=MAX_BATCH, window_size=WINDOW_SIZE, tiled=None, imported=None):
     """A source (sources.py) -> Program.
 
     guidance : None is the source's; images, seed : of the calibration; ranges : a calibration made before; batch : pictures of
-    a job at most; tiled : activations in DRAM, None: if the layers do not fit on chip.
+    a job at most; tiled : activations in DRAM, None: if the layers do not fit on chip; imported : (graph, table, decoder), if that
+    has been done.
     """
     check_bits(bits)
     guidance = source.guidance if guidance is None else guidance
-    graph, table = import_model(source, steps, sampler, eta)
-    decoder = import_decoder(source)
+    graph, table, decoder = imported or (*import_model(source, steps, sampler, eta), import_decoder(source))
     if ranges is None:
         from litediffusion.sw.calibrate import calibrate
         ranges = calibrate(graph, table, range(source.labels), source.null_label, guidance, images, seed, progress, decoder)

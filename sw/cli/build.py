@@ -1,4 +1,4 @@
-"""check and compile."""
+"""compile; and what it shares with check and estimate."""
 
 from pathlib import Path
 from typing import Annotated, Optional
@@ -21,31 +21,6 @@ WINDOW = WINDOW_SIZE >> 20
 Bits = Annotated[int, typer.Option(help="weights of the inner layers: 8 or 4")]
 Weights = Annotated[Optional[Path], typer.Option(help="safetensors file instead of the packaged weights")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
-
-
-def check(model: Model = "digits", steps: Steps = STEPS, bits: Bits = 8, weights: Weights = None, size: Size = None, texts: Texts = None,
-          window: Window = WINDOW, json: Json = False):
-    """Say what would run: layers, MACs, weights; name what cannot. Builds nothing."""
-    with friendly_errors():
-        from litediffusion.sw.graph import macs
-        from litediffusion.sw.pipeline import compile_model, import_model
-        from litediffusion.sw.sources import load_model
-
-        source = load_model(model, weights, size, texts=texts)
-        graph, _ = import_model(source, steps)
-        program = compile_model(source, steps=steps, bits=bits, ranges={name: [1.0] * steps for name in graph.nodes}, window_size=window << 20)
-        work = macs(graph)
-        report = {"model": source.name, "runs": True, "shape": list(source.shape), "macs": sum(work.values()),
-                  "parameters": sum(n.attrs["weight"].size for n in graph.nodes.values() if n.op == "conv"),
-                  "image_bytes": program.meta["image_bytes"], "descriptors": program.meta["programs"]["eval"][1],
-                  "layers": [{"name": n.name, "op": n.op, "path": n.path, "shape": list(n.shape), "macs": work.get(n.name, 0)}
-                             for n in graph.nodes.values()]}
-    if json:
-        return print_json(report)
-    for layer in report["layers"]:
-        typer.echo(f"{layer['name']:<22} {layer['op']:<12} {str(tuple(layer['shape'])):<16} {layer['macs']:>10,} MACs")
-    typer.echo(f"{source.name}: every layer runs; {report['macs']:,} MACs an evaluation, {report['parameters']:,} weights, "
-               f"{report['image_bytes']:,} bytes of DRAM")
 
 
 def compile(model: Model = "digits", output: Annotated[Path, typer.Option("-o", "--output", help=".ldp file")] = Path("model.ldp"),
@@ -77,5 +52,4 @@ def compile(model: Model = "digits", output: Annotated[Path, typer.Option("-o", 
 
 
 def register(app):
-    app.command()(check)
     app.command()(compile)

@@ -118,7 +118,9 @@ def compile_graph(graph, config, table, ranges, *, bits=8, per_step=True, null_l
     image.place_steps(resources)
     meta = {"name": name, "shape": list(shape), "steps": steps, "null_label": null_label, "labels": labels, "guidance": guidance,
             "bits": bits, "per_step": per_step, "batch": batch, "buffers": buffers, "config": config.name,
-            "picture": list(picture), "text": text, "conditions": getattr(low, "conditions", {}), "layers": low.layers, "macs": layer_macs(graph)}
+            "picture": list(picture), "text": text, "conditions": getattr(low, "conditions", {}), "layers": low.layers,
+            "finish_layers": finish_layers, "macs": layer_macs(graph) | (layer_macs(decoder) if decoder else {}),
+            "noise": any(coefs["sigma"] for coefs in table)}
     names = {"init": ["init"], "eval": low.layers, "update": ["update"], "finish": finish_layers}
     full = {part: schedule(items[part], image, low.areas, names[part]) for part in NAMES}
     for part in ("eval", "finish"):

@@ -82,7 +82,7 @@ def _cycles(config, layer, plan, in_words):
     blocks, out_blocks = sum(layer.parts), len(plan.chunks)
     groups = sum(count for _, count in plan.chunks)
     loads = 1 if plan.resident else len(plan.batches())
-    array = sum(groups * sum(-(-n * layer.taps // words) for _, _, n in plan.slices) * max(rows * ow, 8 * words)
+    array = sum(groups * layer.taps * sum(-(-n // words) for _, _, n in plan.slices) * max(rows * ow, 8 * words)
                 for _, rows in plan.tiles)
     inputs = sum(in_words) * blocks * loads
     outputs = out_blocks * layer.node.shape[1] * ow
