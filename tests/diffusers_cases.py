@@ -1,6 +1,6 @@
 """Models of diffusers with random weights, and their integer programs beside them; what the tests of the importers share."""
 
-from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel, UNet2DModel
 import numpy as np
 import torch
 
@@ -18,7 +18,8 @@ class Loaded:
     """A model of diffusers in memory, as open_folder would give it."""
 
     def __init__(self, model, vae=None):
-        self.config, self.weights, self.scheduler, self.name = dict(model.config), StateDict(model.state_dict()), {}, "test"
+        self.config = dict(model.config, _class_name=type(model).__name__)
+        self.weights, self.scheduler, self.name = StateDict(model.state_dict()), {}, "test"
         self.vae = Loaded(vae) if vae else None
 
 
@@ -38,8 +39,8 @@ def text_unet(config):
 
 
 def autoencoder(config):
-    """AutoencoderKL."""
-    return seeded(AutoencoderKL, config)
+    """AutoencoderKL, or AutoencoderTiny if the config is one's."""
+    return seeded(AutoencoderTiny if "decoder_block_out_channels" in config else AutoencoderKL, config)
 
 
 def texts_for(model, tokens=77):
@@ -100,6 +101,13 @@ def evaluate_program(device, program, x, step, label=0):
     put_words(device, meta["buffers"]["latent"], x)
     device.run_program(*meta["programs"]["eval"], step=step, label=label)
     return get_words(device, meta["buffers"]["eps"], x.shape)
+
+
+def step_program(device, program, x, step, label=0):
+    """Output and latents after the sampler's update of a whole step, float [2, C, H, W]."""
+    out, meta = evaluate_program(device, program, x, step, label), program.meta
+    device.run_program(*meta["programs"]["update"], step=step)
+    return np.stack([out, get_words(device, meta["buffers"]["latent"], x.shape)])
 
 
 def decode_program(device, program, x):

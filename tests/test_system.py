@@ -213,3 +213,18 @@ def test_server_that_dies_is_a_clear_error():
         with pytest.raises(ConnectionLost, match="no litex_server answers|no answer"):
             device.state()
         device.close()
+
+
+def test_from_prompt_to_picture(device):
+    """Latent diffusion on the SoC: texts, network with guidance, sampler and decoder."""
+    from litediffusion.sw.sources import load_model
+    from litediffusion.sw.texts import encode_prompts
+
+    program = compile_model(load_model("wardrobe"), steps=2, images=2)
+    texts = encode_prompts(program, ["a dark ankle boot"])
+    upload(device, program)
+    model = ModelDevice()
+    upload(model, program)
+    got, want = (generate(d, program, [], [7], texts=texts) for d in (device, model))
+    assert got.latents.tobytes() == want.latents.tobytes() and got.pixels.tobytes() == want.pixels.tobytes()
+    assert got.pixels.shape == (1, 1, 32, 32) and got.pixels.std() > 20

@@ -3,9 +3,8 @@
 import numpy as np
 
 from litediffusion.cores import isa
-from litediffusion.sw.compiler.items import Item
+from litediffusion.sw.compiler.items import WORD_BYTES, Item, Resource
 from litediffusion.sw.compiler.records import RECORD, fixed1
-from litediffusion.sw.compiler.items import Resource
 from litediffusion.sw.schedule import noise_coefs
 
 PIXEL_FRACTION = 6
@@ -28,12 +27,19 @@ def _params(record, stepped):
     return Resource("PARAM", data if stepped else data[0], 0, stepped=stepped)
 
 
+def _places(dram, words, addr):
+    """Intervals of DRAM and SPM of a transfer."""
+    return [("DRAM", dram // WORD_BYTES, dram // WORD_BYTES + words)], [("SPM", addr, addr + words)]
+
+
 def _load(dram, words, addr, **index):
-    return Item("LOAD", dict(dram=dram, n0=1, n1=1, n2=words, addr=addr, **index), 0, writes=[("SPM", addr, addr + words)])
+    there, here = _places(dram, words, addr)
+    return Item("LOAD", dict(dram=dram, n0=1, n1=1, n2=words, addr=addr, **index), 0, there, here)
 
 
 def _store(dram, words, addr, **index):
-    return Item("STORE", dict(dram=dram, n0=1, n1=1, n2=words, addr=addr, **index), 0, reads=[("SPM", addr, addr + words)])
+    there, here = _places(dram, words, addr)
+    return Item("STORE", dict(dram=dram, n0=1, n1=1, n2=words, addr=addr, **index), 0, here, there)
 
 
 def pieces(config, words):

@@ -1,15 +1,16 @@
-"""The decoder of diffusers' AutoencoderKL -> graph IR: latents as a sampler leaves them -> picture.
+"""Decoders of diffusers' AutoencoderKL and AutoencoderTiny -> graph IR: latents as a sampler leaves them -> picture.
 
-    1 / scaling_factor and post_quant_conv -> conv_in -> mid block (ResNet, attention, ResNet)
-        -> up blocks (ResNets, nearest x2 and conv) -> GroupNorm, activation, conv_out
-
-Ref: Rombach et al. 2022, section 3.1.
+AutoencoderKL:   1 / scaling_factor and post_quant_conv -> conv_in -> mid block (ResNet, attention, ResNet)
+                 -> up blocks (ResNets, nearest x2 and conv) -> GroupNorm, activation, conv_out
+AutoencoderTiny: 3 tanh(x / 3) -> conv, activation -> blocks (three convs and residual, ReLU), nearest x2, conv ... -> 2 x - 1
+Ref: Rombach et al. 2022, section 3.1; madebyollin/taesd.
 """
 
 import numpy as np
 
 from litediffusion.sw.diffusers.layers import ACTIVATIONS, DiffusersImport, check_blocks, check_fields, finish_import
 from litediffusion.sw.graph import verify
+from litediffusion.sw.graph_builder import UnsupportedLayer
 
 EPS = 1e-6               # of all norms, fixed in diffusers
 USED = ("decoder.", "post_quant_conv.")
@@ -69,10 +70,83 @@ class DecoderImport(DiffusersImport):
         return verify(self.graph)
 
 
-def import_decoder(config, weights, size):
-    """Verified Graph of an AutoencoderKL's decoder for latents of ``size`` (height, width).
+TINY_DEFAULTS = dict(out_channels=3, latent_channels=4, decoder_block_out_channels=(64,) * 4, num_decoder_blocks=(3, 3, 3, 1), act_fn="relu",
+                     upsampling_scaling_factor=2, upsample_fn="nearest", scaling_factor=1.0, shift_factor=None)
+TINY_SUPPORTED = (("act_fn", tuple(ACTIVATIONS)), ("upsampling_scaling_factor", (2,)), ("upsample_fn", ("nearest",)),
+                  ("shift_factor", (None, 0, 0.0)))
+TANH_RANGE = 3.0         # latents are limited to this
 
-    config : dict of config.json; weights : folder.Weights or StateDict. Raises UnsupportedLayer, FolderError.
+
+class TinyDecoderImport(DiffusersImport):
+    """State of one import of an AutoencoderTiny; latents [C, H, W]."""
+
+    def __init__(self, config, weights, shape):
+        DiffusersImport.__init__(self, weights, None, None, config["act_fn"])
+        self.config, self.layer = config, 0
+        self.latents = self.node("latents", "input", [], shape)
+
+    def unread(self):
+        """Weights of the decoder that nobody asked for."""
+        return sorted(name for name in self.weights.unread if name.startswith("decoder."))
+
+    def next_path(self):
+        """Path of the next entry of the decoder's list of layers."""
+        self.layer += 1
+        return f"decoder.layers.{self.layer - 1}"
+
+    def scaled_conv(self, x, scale, offset=None):
+        """A convolution whose result is multiplied, and shifted (with a bias then)."""
+        path = self.path = self.next_path()
+        weight, bias = self.get(f"{path}.weight"), None
+        if offset is not None:
+            bias = scale * self.get(f"{path}.bias") + offset
+        return self.conv(path, x, scale * weight, bias, 1, 1)
+
+    def limited(self):
+        """tanh(latents / scaling_factor / 3); the next layer multiplies by 3."""
+        channels = self.config["latent_channels"]
+        x = self.linear("limit", self.latents, np.eye(channels) / (self.config["scaling_factor"] * TANH_RANGE), None)
+        return self.act("limit.tanh", x, "TANH")
+
+    def first(self):
+        path = self.path = self.next_path()
+        x = self.conv(path, self.limited(), TANH_RANGE * self.get(f"{path}.weight"), self.get(f"{path}.bias"), 1, 1)
+        return self.act(self.next_path(), x, self.function)
+
+    def block(self, x):
+        """AutoencoderTinyBlock."""
+        path, h = self.next_path(), x
+        for number in (0, 2, 4):
+            h = self.torch_conv(f"{path}.conv.{number}", h)
+            h = self.act(f"{path}.act{number}", h, self.function) if number < 4 else h
+        if f"{path}.skip.weight" in self.weights:
+            x = self.torch_linear(f"{path}.skip", x, bias=False)
+        self.path = path
+        return self.act(f"{path}.fuse", self.add(f"{path}.sum", h, x), "RELU")
+
+    def run(self):
+        """The verified graph."""
+        x, counts = self.first(), self.config["num_decoder_blocks"]
+        for i, count in enumerate(counts):
+            for _ in range(count):
+                x = self.block(x)
+            if i + 1 < len(counts):
+                x = self.scaled_conv(self.upsample(self.next_path(), x), 1.0)
+        self.graph.output = self.scaled_conv(x, 2.0, -1.0)
+        return verify(self.graph)
+
+
+def import_decoder(config, weights, size):
+    """Verified Graph of a decoder for latents of ``size`` (height, width).
+
+    config : dict of config.json of an AutoencoderKL or AutoencoderTiny; weights : folder.Weights or StateDict.
+    Raises UnsupportedLayer, FolderError.
     """
+    kind = config.get("_class_name", "AutoencoderKL")
+    if kind == "AutoencoderTiny":
+        config = check_fields(kind, config, TINY_DEFAULTS, TINY_SUPPORTED)
+        return finish_import(TinyDecoderImport(config, weights, (config["latent_channels"], *size)))
+    if kind != "AutoencoderKL":
+        raise UnsupportedLayer(kind, "known decoders are those of AutoencoderKL and AutoencoderTiny", "vae")
     config = checked_config(config)
     return finish_import(DecoderImport(config, weights, (config["latent_channels"], *size)))
