@@ -37,14 +37,15 @@ def unit_ranges(graph, steps):
     return {name: np.ones(steps) for name in names}
 
 
-def calibrate(graph, table, labels, null_label, guidance, images=32, seed=1, progress=None, decoder=None):
+def calibrate(graph, table, labels, null_label, guidance, images=32, seed=1, progress=None, decoder=None, watch=None,
+              states=None):
     """{tensor: ranges [steps] float64}; of the decoder's tensors [1].
 
     Parameters
     ----------
     graph : Graph after the passes; table : coefficients of each step (see sampler_table).
     labels : labels to draw from; null_label : label of the unconditional evaluation; decoder : Graph of what makes pictures of the
-    last latents, or None.
+    last latents, or None; watch(step, name, tensor) sees every tensor too; states : a list that gets the latents before every step.
     """
     rng = np.random.default_rng(seed)
     shape = next(n.shape for n in graph.nodes.values() if n.op == "input")
@@ -54,10 +55,14 @@ def calibrate(graph, table, labels, null_label, guidance, images=32, seed=1, pro
     both = np.concatenate([y, np.full(images, null_label)]) if guided else y
     ranges, cache = {}, {}
     for step, coefs in enumerate(table):
-        def watch(name, tensor, step=step):
+        def see(name, tensor, step=step):
             ranges.setdefault(name, np.zeros(len(table)))[step] = best_range(tensor.flatten())
+            if watch:
+                watch(step, name, tensor)
 
-        eps = evaluate(graph, np.concatenate([x, x]) if guided else x, step, both, watch, cache).numpy()
+        if states is not None:
+            states.append(x)
+        eps = evaluate(graph, np.concatenate([x, x]) if guided else x, step, both, see, cache).numpy()
         if guided:
             eps = eps[images:] + guidance * (eps[:images] - eps[images:])
         x, before = float_step(x, eps, coefs, before)

@@ -65,7 +65,8 @@ class Program:
 
     def save(self, path):
         sections = {"JOB": job_section(self.meta)} if "programs" in self.meta else {}
-        meta, at, table = json.dumps(self.meta).encode(), HEADER.size + ENTRY.size * (len(sections) + 2), b""
+        kept = {name: value for name, value in self.meta.items() if name != "tensors"}      # of use beside the float network only
+        meta, at, table = json.dumps(kept).encode(), HEADER.size + ENTRY.size * (len(sections) + 2), b""
         sections["META"] = meta + b" " * (-(at + sum(map(len, sections.values())) + len(meta)) % ALIGN)
         sections["IMAGE"] = self.image.tobytes()
         for name, data in sections.items():

@@ -18,6 +18,9 @@ from litediffusion.sw.devices.base import Job
 from litediffusion.sw.texts import TextError
 
 
+SENSITIVITY_IMAGES = 2       # pictures on which the error of 4-bit weights is looked at
+
+
 def import_model(source, steps, sampler=None, eta=0.0):
     """(graph after the passes, sampler table). ``sampler``: None is the model's own."""
     from litediffusion.sw.passes import run_passes
@@ -34,21 +37,43 @@ def import_decoder(source):
     return graph and run_passes(graph)
 
 
-def compile_model(source, *, steps=20, sampler=None, eta=0.0, guidance=None, bits=8, per_step=True, config=PRESETS["ecpix5"],
+def chosen_bits(graph, decoder, bits, budget, states, labels, progress):
+    """{conv: 4} of the layers with 4-bit weights."""
+    from litediffusion.sw.quantise import choose_bits, four_bit_candidates, sensitivities
+
+    if bits == 8 and budget is None:
+        return {}
+    names = four_bit_candidates(graph)
+    if budget is not None:
+        looked = sorted({0, len(states) // 2, len(states) - 1})
+        pairs = [(step, states[step][:SENSITIVITY_IMAGES]) for step in looked]
+        return choose_bits(graph, sensitivities(graph, names, pairs, labels[:SENSITIVITY_IMAGES], progress), budget)
+    return {name: 4 for name in names + (four_bit_candidates(decoder) if decoder else [])}
+
+
+def compile_model(source, *, steps=20, sampler=None, eta=0.0, guidance=None, bits=8, budget=None, per_step=True, config=PRESETS["ecpix5"],
                   images=16, seed=1, progress=None, ranges=None, batch=MAX_BATCH, window_size=WINDOW_SIZE, tiled=None, imported=None):
     """A source (sources.py) -> Program.
 
-    guidance : None is the source's; images, seed : of the calibration; ranges : a calibration made before; batch : pictures of
+    guidance : None is the source's; bits : 8 or 4, weights of the inner layers; budget : instead of bits 4, in dB: as many of them have 4
+    bits as leave so much signal over their own error; images, seed : of the calibration; ranges : a calibration made before; batch : pictures of
     a job at most; tiled : activations in DRAM, None: if the layers do not fit on chip; imported : (graph, table, decoder), if that
     has been done.
     """
     check_bits(bits)
     guidance = source.guidance if guidance is None else guidance
     graph, table, decoder = imported or (*import_model(source, steps, sampler, eta), import_decoder(source))
+    states = []
     if ranges is None:
         from litediffusion.sw.calibrate import calibrate
-        ranges = calibrate(graph, table, range(source.labels), source.null_label, guidance, images, seed, progress, decoder)
-    options = dict(bits=bits, per_step=per_step, null_label=source.null_label, labels=source.labels, guidance=guidance, name=source.name,
+        from litediffusion.sw.quantise import ChannelMeans, correct_biases
+        means = ChannelMeans(len(table))
+        ranges = calibrate(graph, table, range(source.labels), source.null_label, guidance, images, seed, progress, decoder, means, states)
+        four = chosen_bits(graph, decoder, bits, budget, states, np.arange(images) % source.labels, progress)
+        correct_biases(graph, [name for name in four if name in graph.nodes], means.values)
+    else:
+        four = chosen_bits(graph, decoder, bits, None, states, [], progress)
+    options = dict(bits=four, per_step=per_step, null_label=source.null_label, labels=source.labels, guidance=guidance, name=source.name,
                    batch=batch, window_size=window_size, decoder=decoder, text=source.text())
     if tiled is None:
         try:

@@ -29,7 +29,8 @@ def compile(model: Model = "digits", output: Annotated[Path, typer.Option("-o", 
             eta: Annotated[float, typer.Option(min=0.0, max=1.0, help="DDIM's eta: 0 deterministic, 1 as noisy as DDPM")] = 0.0,
             guidance: Annotated[Optional[float], typer.Option(help="guidance scale of the calibration, and the default of generate "
                                                               "(default: 2, without a label of no class 1)")] = None,
-            bits: Bits = 8, static: Annotated[bool, typer.Option(help="one scale for all steps instead of one a step")] = False,
+            bits: Bits = 8, budget: Annotated[Optional[float], typer.Option(help="dB of signal over the error of 4-bit weights: as many layers get "
+                                                                            "them as that allows (instead of --bits 4)")] = None, static: Annotated[bool, typer.Option(help="one scale for all steps instead of one a step")] = False,
             images: Annotated[int, typer.Option(min=1, help="pictures of the calibration")] = 16,
             seed: Annotated[int, typer.Option(help="seed of the calibration")] = 1, weights: Weights = None, size: Size = None,
             null_label: NullLabel = None, texts: Texts = None, window: Window = WINDOW, batch: Annotated[int, typer.Option(min=1, help="pictures of a job at most")] = MAX_BATCH,
@@ -42,12 +43,12 @@ def compile(model: Model = "digits", output: Annotated[Path, typer.Option("-o", 
         make_folder(output)
         if guidance is not None:
             check_guidance(guidance)
-        program = compile_model(load_model(model, weights, size, null_label, texts), steps=steps, sampler=sampler, eta=eta, guidance=guidance, bits=bits,
+        program = compile_model(load_model(model, weights, size, null_label, texts), steps=steps, sampler=sampler, eta=eta, guidance=guidance, bits=bits, budget=budget,
                                 per_step=not static, images=images, seed=seed, progress=update, batch=batch, window_size=window << 20)
         program.save(output)
     if json:
         return print_json({"output": str(output), "bytes": output.stat().st_size, **{k: v for k, v in program.meta.items()}})
-    console.print(f"{output}: {output.stat().st_size:,} bytes, {steps} steps, W{bits}A8, "
+    console.print(f"{output}: {output.stat().st_size:,} bytes, {steps} steps, W{program.meta['bits']}A8, "
                   f"{program.meta['programs']['eval'][1]} instructions an evaluation")
 
 

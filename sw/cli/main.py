@@ -2,7 +2,7 @@
 
 import typer
 
-from litediffusion.sw.cli import bench, build, check, demo, generate, inspect_program, network, profile, quality, selftest
+from litediffusion.sw.cli import bench, build, check, demo, generate, inspect_program, network, profile, quality, report, selftest
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False, add_completion=False, help="""
 Diffusion models on an FPGA engine.
@@ -14,7 +14,7 @@ seed gives the same picture, byte for byte, on all of them.
 Start with: litediffusion compile digits -o digits.ldp; litediffusion generate digits.ldp 3 1 4 --device model
 """)
 
-for module in (check, build, generate, profile, inspect_program, selftest, bench, network, demo, quality):
+for module in (check, build, generate, profile, inspect_program, selftest, bench, network, demo, quality, report):
     module.register(app)
 
 if __name__ == "__main__":

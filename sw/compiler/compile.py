@@ -12,6 +12,7 @@ from litediffusion.sw.compiler.scales import choose_scales
 from litediffusion.sw.compiler.tiled_graph import TiledGraph
 from litediffusion.sw.container import Program
 from litediffusion.sw.graph import macs
+from litediffusion.sw.quantise import four_bit_candidates
 
 NAMES = ("init", "eval", "update", "finish")
 
@@ -22,13 +23,16 @@ def check_bits(bits):
         raise CompileError(f"bits={bits}: weights are 8 or 4 bits")
 
 
-def four_bit_layers(graph, bits):
-    """{conv: bits}: at 4 bits all convs of at least 16 channels on both sides; the ends of the network stay at 8."""
-    if bits == 8:
-        return {}
-    convs = [n for n in graph.nodes.values() if n.op == "conv" and n.shape[1] > 1]
-    inner = [n for n in convs if n.name != graph.output and graph.shape(n.inputs[0])[0] >= 16 and n.shape[0] >= 16]
-    return {n.name: 4 for n in inner}
+def weight_bits(graph, bits):
+    """8 or 4 if all layers that can have 4 bits do or do not, else "mixed"."""
+    able = set(four_bit_candidates(graph))
+    return 8 if not able & set(bits) else 4 if able <= set(bits) else "mixed"
+
+
+def tensor_places(low, spill):
+    """{layer: where its int8 tensor is after it, its shape and scales} of a lowering with tensors in DRAM."""
+    return {name: {"at": t.at + (spill if t.spilled else 0), "shape": list(t.shape), "scale": [float(s) for s in t.scale]}
+            for name, t in getattr(low, "places", {}).items()}
 
 
 def layer_macs(graph):
@@ -84,21 +88,20 @@ def finish_program(config, buffers, pixels, decoder):
     return (decoder.items if decoder else []) + items, [*layers, "finish"]
 
 
-def compile_graph(graph, config, table, ranges, *, bits=8, per_step=True, null_label=0, labels=1, guidance=1.0, name="model",
+def compile_graph(graph, config, table, ranges, *, bits=None, per_step=True, null_label=0, labels=1, guidance=1.0, name="model",
                   batch=MAX_BATCH, tiled=False, window_size=WINDOW_SIZE, decoder=None, text=None):
     """Compile a graph (after the passes) into a Program.
 
     Parameters
     ----------
     table : sampler coefficients of each step; ranges : {tensor: [steps]} of the calibration.
-    bits : 8 or 4, weights of the inner layers; per_step : scales by step, or static.
+    bits : {conv: 4} for the layers whose weights have 4 bits, of the decoder too; per_step : scales by step, or static.
     null_label, labels : label of the unconditional evaluation, number of labels that a user may ask for.
     tiled : activations lie in DRAM and pass by in tiles, instead of on chip while they fit: for larger networks.
     window_size : bytes of DRAM that the engine may use.
     decoder : Graph of what makes a picture of the last latents, or None; text : meta data of a model that takes prompts.
     """
-    check_bits(bits)
-    steps = len(table)
+    bits, steps = bits or {}, len(table)
     shape = next(n.shape for n in graph.nodes.values() if n.op == "input")
     picture = decoder.shape(decoder.output) if decoder else shape
     words, pixels = shape[1] * shape[2], picture[1] * picture[2]
@@ -108,8 +111,8 @@ def compile_graph(graph, config, table, ranges, *, bits=8, per_step=True, null_l
     buffers = buffers_of(image, words, pixels, steps, batch, decoder is not None)
     lowering = lower_tiled if tiled else lower_resident
     network = {name: r for name, r in ranges.items() if decoder is None or name not in decoder.nodes}
-    low = lowering(config, graph, network, per_step, four_bit_layers(graph, bits), steps, image, buffers)
-    decoding = decoder and lower_decoder(config, decoder, ranges, four_bit_layers(decoder, bits), image, buffers)
+    low = lowering(config, graph, network, per_step, bits, steps, image, buffers)
+    decoding = decoder and lower_decoder(config, decoder, ranges, bits, image, buffers)
     finish, finish_layers = finish_program(config, buffers, pixels, decoding)
     items = {"init": init_items(config, buffers, words, shape[0], table), "eval": low.items,
              "update": update_items(config, buffers, words, shape[0], table), "finish": finish}
@@ -117,7 +120,7 @@ def compile_graph(graph, config, table, ranges, *, bits=8, per_step=True, null_l
     image.place(resources)
     image.place_steps(resources)
     meta = {"name": name, "shape": list(shape), "steps": steps, "null_label": null_label, "labels": labels, "guidance": guidance,
-            "bits": bits, "per_step": per_step, "batch": batch, "buffers": buffers, "config": config.name,
+            "bits": weight_bits(graph, bits), "per_step": per_step, "batch": batch, "buffers": buffers, "config": config.name,
             "picture": list(picture), "text": text, "conditions": getattr(low, "conditions", {}), "layers": low.layers,
             "finish_layers": finish_layers, "macs": layer_macs(graph) | (layer_macs(decoder) if decoder else {}),
             "noise": any(coefs["sigma"] for coefs in table)}
@@ -127,6 +130,7 @@ def compile_graph(graph, config, table, ranges, *, bits=8, per_step=True, null_l
         check_length(name, full[part])
     spill_words = max(low.spill_words, decoding.spill_words if decoding else 0)
     spill = image.size + sum(align(isa.DESC_BYTES * len(f)) for f in full.values())
+    meta["tensors"] = tensor_places(low, spill)
     meta["programs"] = {part: list(encode(f, image, spill)) for part, f in full.items()}
     meta.update(image_base=buffers["end"], image_bytes=spill + align(WORD_BYTES * spill_words))
     if meta["image_bytes"] > window_size - SELFTEST_BYTES:

@@ -43,8 +43,8 @@ def score_records(s_q, s_k, d, keys=0):
 
 
 def mix_records(s_v, s_out, bias):
-    """v = (sum p v / sum p + bias / s_v) * 2^P_FRACTION; the row record brings 2^-(14 + e) with its multiplier."""
-    groups = -(-len(bias) // 8)
+    """bias [C] or [steps, C]; v = (sum p v / sum p + bias / s_v) * 2^P_FRACTION; the row record brings 2^-(14 + e) with its multiplier."""
+    groups = -(-bias.shape[-1] // 8)
     record = np.zeros((len(s_v), groups), RECORD)
     record["offset"] = offset32(lanes(bias * 2.0 ** P_FRACTION / s_v[:, None], groups), "attention")
     record["shift"] = 14 - P_FRACTION

@@ -40,7 +40,7 @@ class TiledGraph(TiledProgram):
     """Emits the items of one evaluation: latents in, eps (int16 words) out.
 
     After ``run``: ``items``, ``layers`` and ``areas``, ``spill_words`` of DRAM for activations, and ``conditions``: where the
-    tables that the host fills lie, their shape and scale.
+    tables that the host fills lie, their shape and scale; ``places``: tensors by the name of their layer.
     """
 
     def __init__(self, config, graph, scales, bits, steps, image, buffers):
@@ -48,6 +48,7 @@ class TiledGraph(TiledProgram):
         self.buffers = buffers
         self.graph, self.scales, self.bits = graph, scales, bits
         self.arena, self.tensors, self.uses, self.conditions = Arena(), {}, {}, {}
+        self.places = {}
         self.stats = StatPlan(graph, Pool(config.stat_words))
         self.projections = {}           # conv: (attention node, its part: "q", "k" or "v")
         for node in graph.nodes.values():
@@ -111,6 +112,8 @@ class TiledGraph(TiledProgram):
 
     def keep(self, name, tensor):
         self.tensors[name] = tensor
+        if tuple(tensor.shape) == tuple(self.graph.shape(name)):        # not where heads were filled up
+            self.places[name] = tensor
         if not self.uses.get(name):
             self.discard(tensor)
 
