@@ -28,7 +28,7 @@ class EngineConfig:
     gemm_words: int = 1        # activation words that GEMM multiplies a cycle, 1 or 2
     array_clock: int = 1       # cycles of the array's multipliers in a system cycle, 1 or 2 (clock domain sys2x)
     primitives: str = ""       # "ecp5": the sys2x multipliers are MULT18X18D with their registers; same results
-    post_lanes: int = 8        # lanes of POST, 2, 4 or 8: an element of n_lanes values takes n_lanes / post_lanes cycles
+    post_lanes: int = 8        # lanes of POST, 1, 2, 4 or 8: an element of n_lanes values takes n_lanes / post_lanes cycles
     trace: bool = True         # with the unit that records when every descriptor ran
     lut_multipliers: bool = False   # logic cells multiply outside the array and the requantisation; same results
     name: str = "ecpix5"       # preset
@@ -47,8 +47,8 @@ class EngineConfig:
         for name in ("gemm_words", "array_clock"):
             if getattr(self, name) not in (1, 2):
                 raise ValueError(f"{name}={getattr(self, name)} must be 1 or 2")
-        if self.post_lanes not in (2, 4, 8):
-            raise ValueError(f"post_lanes={self.post_lanes} must be 2, 4 or 8: POST takes its lanes in turns of equal size")
+        if self.post_lanes not in (1, 2, 4, 8):
+            raise ValueError(f"post_lanes={self.post_lanes} must be 1, 2, 4 or 8: POST takes its lanes in turns of equal size")
         if self.primitives not in ("", "ecp5"):
             raise ValueError(f"primitives={self.primitives!r} must be 'ecp5' or '' (any FPGA, simulation)")
 

@@ -31,7 +31,7 @@ class Sums(LiteXModule):
         # # #
 
         lanes = log2_int(config.post_lanes)
-        read, add, lane = Signal(), Signal(), Signal(lanes, reset_less=True)
+        read, add, lane = Signal(), Signal(), Signal(max(1, lanes), reset_less=True)
         s, q = Signal((24, True), reset_less=True), Signal((32, True), reset_less=True)
         self.comb += stat.r_adr.eq(index[lanes:])
         self.sync += [

@@ -12,7 +12,7 @@ The instruction is defined by ``isa.OPS["POST"]`` and ``Machine.post``; the arit
 
 Throughput one element in ``beats`` cycles, less when a memory does not grant or the ends of two rows with ``rowsum`` are
 closer than a RowReciprocal takes. A descriptor of n elements without refusals takes from ``sink.ready`` to ``done``
-n * beats + 24 cycles; with channel sums + 25, row sums + 25 + log2(post_lanes), their reciprocals 18 more (10 if beats is
+n * beats + 24 cycles; with channel sums + 25, row sums + 25 + log2(post_lanes), at least 1, their reciprocals 18 more (10 if beats is
 1), row maxima + 7 + log2(post_lanes). The next descriptor can be taken in the following cycle. Nothing stalls the lanes:
 an element is issued only if the output queue has room for it.
 

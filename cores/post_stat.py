@@ -79,7 +79,7 @@ class RowReciprocal(LiteXModule):
 
 
 class _Tree(LiteXModule):
-    """Common part of row reductions: log2(lanes) registered levels, then an accumulator; ``done`` with the result."""
+    """Common part of row reductions: log2(lanes) registered levels, one at least, then an accumulator; ``done`` with the result."""
 
     def __init__(self, lanes):
         self.valid = Signal()
@@ -90,7 +90,7 @@ class _Tree(LiteXModule):
 
         # # #
 
-        self.levels = levels = log2_int(lanes)
+        self.levels = levels = max(1, log2_int(lanes))
         valid, first, last = (Signal(levels, name=f"tree_{n}") for n in ("valid", "first", "last"))
         self.enable = [self.valid] + [valid[k] for k in range(levels)]
         self.at_first = first[levels - 1]
@@ -103,9 +103,9 @@ class _Tree(LiteXModule):
     def reduce(self, values, bits, name, combine):
         """Add the tree over ``values``; level k's results have ``bits(k)`` bits. Returns its registered output."""
         for k in range(self.levels):
-            following = vector(bits(k), len(values) // 2, f"{name}{k}")
-            pairs = zip(following, values[::2], values[1::2])
-            self.sync += If(self.enable[k], *[f.eq(combine(x, y)) for f, x, y in pairs])
+            pairs = [values[i:i + 2] for i in range(0, len(values), 2)]
+            following = vector(bits(k), len(pairs), f"{name}{k}")
+            self.sync += If(self.enable[k], *[f.eq(combine(*pair) if len(pair) == 2 else pair[0]) for f, pair in zip(following, pairs)])
             values = following
         return values[0]
 

@@ -2,9 +2,9 @@
 
 from migen import ClockDomain
 
-# What an ECP5 board changes in a preset: MULT18X18D blocks at twice the system clock, with their registers; a narrow POST, because
-# the router does not get through a wider one.
-ECP5_ENGINE = {"array_clock": 2, "primitives": "ecp5", "post_lanes": 2}
+# What an ECP5 board changes in a preset: MULT18X18D blocks at twice the system clock, with their registers; the narrowest POST and no
+# trace unit (--with-trace builds it), because the router does not get through more.
+ECP5_ENGINE = {"array_clock": 2, "primitives": "ecp5", "post_lanes": 1, "trace": False}
 
 
 def add_array_clock(crg, sys_clk_freq):

@@ -85,6 +85,7 @@ def make_parser(soc_class):
     parser.add_target_argument("--sys-clk-freq", default=soc_class.SYS_CLK_FREQ, type=float,
                                help="System clock frequency.")
     parser.add_target_argument("--preset", default=soc_class.PRESET, choices=sorted(PRESETS), help="Engine configuration.")
+    parser.add_target_argument("--with-trace", action="store_true", help="The unit that 'litediffusion profile' needs; ECP5 boards leave it out.")
     parser.add_target_argument("--with-analyzer", action="store_true", help="LiteScope on the engine's queues.")
     for name, (default, choices, text) in soc_class.OPTIONS.items():
         parser.add_target_argument(f"--{name.replace('_', '-')}", default=default, choices=choices, help=text)
@@ -101,9 +102,10 @@ def soc_arguments(parser, args):
     return {name: getattr(args, name) for name in SOC_OPTIONS}
 
 
-def engine_config(soc_class, preset):
+def engine_config(soc_class, preset, with_trace=False):
     """The preset as the board builds it."""
-    return replace(PRESETS[preset], **soc_class.ENGINE)
+    config = replace(PRESETS[preset], **soc_class.ENGINE)
+    return replace(config, trace=True) if with_trace else config
 
 
 def build(soc, builder, options):
@@ -129,7 +131,7 @@ def run_target(soc_class, argv=None):
     parser = make_parser(soc_class)
     args = parser.parse_args(argv)
     options = {name: getattr(args, name) for name in soc_class.OPTIONS}
-    soc = soc_class(sys_clk_freq=args.sys_clk_freq, config=engine_config(soc_class, args.preset), toolchain=args.toolchain,
+    soc = soc_class(sys_clk_freq=args.sys_clk_freq, config=engine_config(soc_class, args.preset, args.with_trace), toolchain=args.toolchain,
                     with_analyzer=args.with_analyzer, **options, **soc_arguments(parser, args))
     builder = BoardBuilder(soc, **parser.builder_argdict)
     if args.build:

@@ -59,8 +59,10 @@ struct Memories {
 #define LANES(F) F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7)
 #elif POST_LANES == 4
 #define LANES(F) F(0) F(1) F(2) F(3)
-#else
+#elif POST_LANES == 2
 #define LANES(F) F(0) F(1)
+#else
+#define LANES(F) F(0)
 #endif
 
 static void transfer_records(const Memories &m, bool load) {

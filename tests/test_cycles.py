@@ -17,7 +17,7 @@ from litediffusion.sw.estimate import Events, instructions_of, picture_cost, tar
 from litediffusion.sw.pipeline import upload
 
 SCALE = 1 / 32
-BOARD = replace(PRESETS["ecpix5"], post_lanes=2, name="ecpix5_2w2p")      # as boards build it
+BOARD = replace(PRESETS["ecpix5"], post_lanes=1, trace=False, name="ecpix5_2w1p")      # as boards build it
 NORM = {"gamma": np.ones(64), "beta": np.zeros(64), "groups": 8, "eps": 1e-6, "function": "SILU"}
 
 
@@ -68,7 +68,7 @@ def difference(config, image, base, at, length, instructions, word_cycles=2, **r
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("config", [PRESETS["ecpix5"], BOARD], ids=["4 lanes", "2 lanes"])
+@pytest.mark.parametrize("config", [PRESETS["ecpix5"], BOARD], ids=["4 lanes", "1 lane"])
 def test_single_layers(name, config):
     program = TiledProgram(config)
     LAYERS[name](program, program.tensor("x", (64, 16, 16), SCALE, stat=0))
@@ -114,7 +114,7 @@ def test_picture_cost(program):
     assert sum(layer["cycles"] for layer in layers) == pytest.approx(report["parts"]["eval"]["cycles"], rel=0.01)
     assert report["step"]["cycles"] == 2 * report["parts"]["eval"]["cycles"] + report["parts"]["update"]["cycles"]
     assert report["step"]["seconds"] == pytest.approx(report["step"]["cycles"] / 75e6)
-    assert 0.4 < report["utilisation"] < 1 and report["fits"] and report["picture"]["millijoule"] > report["step"]["millijoule"] > 0
+    assert 0.3 < report["utilisation"] < 1 and report["fits"] and report["picture"]["millijoule"] > report["step"]["millijoule"] > 0
 
 
 def test_commands():

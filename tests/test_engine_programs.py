@@ -1,5 +1,7 @@
 """Whole programs on the rtl device against the golden machine: every instruction, all queues at once."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -14,8 +16,11 @@ CONFIG = PRESETS["ecpix5"]
 TRACE = 0xF0000
 
 
-def devices(stall=0.0, seed=1):
-    return RtlDevice(CONFIG, WINDOW_SIZE, stall=stall, seed=seed), ModelDevice(CONFIG, WINDOW_SIZE)
+NARROW = replace(CONFIG, post_lanes=1, trace=False, name="narrow")       # as ECP5 boards build it
+
+
+def devices(stall=0.0, seed=1, config=CONFIG):
+    return RtlDevice(config, WINDOW_SIZE, stall=stall, seed=seed), ModelDevice(config, WINDOW_SIZE)
 
 
 def run_both(rtl, model, exercise, **more):
@@ -34,6 +39,13 @@ def run_both(rtl, model, exercise, **more):
 def test_random_programs(seed):
     rtl, model = devices(stall=(0, 0.05, 0.4)[seed % 3], seed=seed)
     run_both(rtl, model, make_exercise(CONFIG, seed, instructions=200))
+
+
+@pytest.mark.parametrize("seed", range(120, 123))
+def test_random_programs_on_the_boards_engine(seed):
+    """One lane of POST, no trace unit."""
+    rtl, model = devices(stall=(0, 0.05, 0.4)[seed % 3], seed=seed, config=NARROW)
+    assert run_both(rtl, model, make_exercise(NARROW, seed, instructions=200), trace=(TRACE, 1024))["trace_count"] == 0
 
 
 @pytest.mark.parametrize("ops", [("POST", "NORM", "SAMPLE"), ("GEMM", "POST"), ("GEMM",), ("NORM", "POST", "LOAD"), ("SAMPLE", "STORE")])

@@ -73,7 +73,7 @@ def test_config_refuses_what_does_not_fit():
         EngineConfig(spm_words=3000)
     with pytest.raises(ValueError, match="twice"):
         EngineConfig(k_lanes=8)
-    with pytest.raises(ValueError, match="post_lanes=3 must be 2, 4 or 8"):
+    with pytest.raises(ValueError, match="post_lanes=3 must be 1, 2, 4 or 8"):
         EngineConfig(post_lanes=3)
     assert EngineConfig(spm_words=8192).hash != PRESETS["ecpix5"].hash == EngineConfig(name="other", queue_depth=16, trace=False,
                                                                                               lut_multipliers=True).hash
