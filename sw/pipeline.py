@@ -67,10 +67,11 @@ def compile_model(source, *, steps=20, sampler=None, eta=0.0, guidance=None, bit
     if ranges is None:
         from litediffusion.sw.calibrate import calibrate
         from litediffusion.sw.quantise import ChannelMeans, correct_biases
-        means = ChannelMeans(len(table))
+        means = None if bits == 8 and budget is None else ChannelMeans(len(table))
         ranges = calibrate(graph, table, range(source.labels), source.null_label, guidance, images, seed, progress, decoder, means, states)
         four = chosen_bits(graph, decoder, bits, budget, states, np.arange(images) % source.labels, progress)
-        correct_biases(graph, [name for name in four if name in graph.nodes], means.values)
+        if means:
+            correct_biases(graph, [name for name in four if name in graph.nodes], means.values)
     else:
         four = chosen_bits(graph, decoder, bits, None, states, [], progress)
     options = dict(bits=four, per_step=per_step, null_label=source.null_label, labels=source.labels, guidance=guidance, name=source.name,

@@ -12,8 +12,30 @@ class ModelError(ValueError):
     """The model to compile cannot be found or is not described well enough."""
 
 
+class Source:
+    """What all sources share: pictures are the latents themselves and show labels, unless a source says otherwise."""
+
+    def decoder(self):
+        """Graph of what makes a picture of the last latents, None: they are the picture."""
+        return None
+
+    def text(self):
+        """What a program's meta data say of prompts, None: the model knows labels."""
+        return None
+
+
+class DiffusersSource(Source):
+    """A source with a DiffusersFolder as ``folder``."""
+
+    def sampler(self, name, steps, eta):
+        """(timesteps, coefficients of each step)."""
+        from litediffusion.sw.diffusers.scheduler import scheduler_table
+
+        return scheduler_table(self.folder.scheduler or {}, steps, name, eta)
+
+
 @dataclass
-class ModelSource:
+class ModelSource(Source):
     """A torch model with what the compiler must know.
 
     model : nn.Module, forward(x, t, y); shape : (C, H, W); labels : number of labels a user may ask for;
@@ -36,17 +58,9 @@ class ModelSource:
         """(timesteps, coefficients of each step)."""
         return sampler_table(name or "ddim", steps, eta)
 
-    def decoder(self):
-        """Graph of what makes a picture of the last latents, None: they are the picture."""
-        return None
-
-    def text(self):
-        """What a program's meta data say of prompts, None: the model knows labels."""
-        return None
-
 
 @dataclass
-class FolderSource:
+class FolderSource(DiffusersSource):
     """A UNet2DModel in a folder as diffusers saves it.
 
     size : of the picture, None: as its config says; null_label : the label of no class, for a model trained with guidance.
@@ -71,20 +85,8 @@ class FolderSource:
 
         return import_unet2d(self.folder.config, self.folder.weights, timesteps, self.size)
 
-    def sampler(self, name, steps, eta):
-        from litediffusion.sw.diffusers.scheduler import scheduler_table
-
-        return scheduler_table(self.folder.scheduler or {}, steps, name, eta)
-
-    def decoder(self):
-        return None
-
-    def text(self):
-        return None
-
-
 @dataclass
-class TextSource:
+class TextSource(DiffusersSource):
     """A UNet2DConditionModel in a folder as diffusers saves it, with the decoder of its pipeline's AutoencoderKL if there is one.
 
     texts : TextStates for the calibration, the first of no text; encoder : the name of what encodes prompts later (texts.py);
@@ -110,11 +112,6 @@ class TextSource:
         from litediffusion.sw.diffusers.unet2d_condition import import_unet2d_condition
 
         return import_unet2d_condition(self.folder.config, self.folder.weights, timesteps, self.texts.repeated(self.slots), self.size)
-
-    def sampler(self, name, steps, eta):
-        from litediffusion.sw.diffusers.scheduler import scheduler_table
-
-        return scheduler_table(self.folder.scheduler or {}, steps, name, eta)
 
     def decoder(self):
         from litediffusion.sw.diffusers.vae import import_decoder

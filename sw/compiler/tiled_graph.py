@@ -11,12 +11,10 @@ from litediffusion.sw.compiler.arena import Arena
 from litediffusion.sw.compiler.items import CompileError, Pool
 from litediffusion.sw.compiler.scales import EPS_SCALE
 from litediffusion.sw.compiler.stat_plan import StatPlan
-from litediffusion.sw.compiler.tables import quantise_rows, table_rows
+from litediffusion.sw.compiler.tables import BLOCK, quantise_rows, table_rows
 from litediffusion.sw.compiler.tiled_attention import TiledAttention, transposed_values
 from litediffusion.sw.compiler.tiled_program import TiledProgram
 from litediffusion.sw.compiler.tiles import DramTensor
-
-BLOCK = 16
 
 
 def fill_heads(array, heads, axis):
