@@ -18,17 +18,19 @@ ACC_BITS = 32
 class Accumulator(Module):
     """Read-modify-write of one entry a cycle for GEMM, which is never held off; reads for POST in the gaps.
 
-    ask    : control of the word whose sums come in two cycles; GEMM reads the entry now
+    coming : control of the word whose sums come in three cycles; POST's reads give way to the entry that GEMM reads next
+    ask    : the same a cycle later; GEMM reads the entry now
     mac    : the same a cycle later; the entry is there, and is registered
     values : (low, high) sums by lane, valid one cycle after ``mac``; low goes to the addressed half, and at W4 low
              to half 0 and high to half 1
     commit : control of the word written in this cycle; ``we`` lets it (two cycles after ``mac``)
-    post   : MemoryPort of entries (half = top bit), read only
+    post   : MemoryPort of entries (half = top bit), read only; its address is registered
 
     An entry asked for in cycle t is written so that reads from cycle t + MIN_REUSE on see it.
     """
 
     def __init__(self, config, low, high, post):
+        self.coming = Record(mac_layout(config), name="coming")
         self.ask    = Record(mac_layout(config), name="ask")
         self.mac    = Record(mac_layout(config))
         self.commit = Record(mac_layout(config))
@@ -38,16 +40,20 @@ class Accumulator(Module):
 
         self.summed = Record(mac_layout(config), name="summed")
         self.sync += [self.summed.eq(self.mac), self.commit.eq(self.summed)]
+        next_reads = [[Signal(name=f"next_reads_{half}{bank}") for bank in range(2)] for half in range(2)]
         reads = [[Signal(name=f"reads_{half}{bank}") for bank in range(2)] for half in range(2)]
-        self.comb += [reads[half][bank].eq(self.ask.valid & ~self.ask.overwrite & self.uses(self.ask, half, bank))
-                      for half in range(2) for bank in range(2)]
-        post_half, post_bank = post.adr[-1], post.adr[0]
-        busy = Array(Array(row) for row in reads)[post_half][post_bank]
+        for half in range(2):
+            for bank in range(2):
+                coming = self.coming.valid & ~self.coming.overwrite & self.uses(self.coming, half, bank)
+                self.comb += next_reads[half][bank].eq(coming)
+                self.sync += reads[half][bank].eq(coming)
+        busy = Array(Array(row) for row in next_reads)[post.adr[-1]][post.adr[0]]
+        self.post_read, self.post_entry = Signal(), Signal(len(post.adr), reset_less=True)
         self.comb += post.ready.eq(~busy)
-        self.sync += post.rvalid.eq(post.valid & ~busy)
-        rams = [[self.add_ram(config, half, bank, reads[half][bank], post) for bank in range(2)] for half in range(2)]
+        self.sync += [self.post_read.eq(post.valid & ~busy), self.post_entry.eq(post.adr), post.rvalid.eq(self.post_read)]
+        rams = [[self.add_ram(config, half, bank, reads[half][bank]) for bank in range(2)] for half in range(2)]
         selected = Signal(2)
-        self.sync += selected.eq(Cat(post_bank, post_half))
+        self.sync += selected.eq(Cat(self.post_entry[0], self.post_entry[-1]))
         self.comb += post.dat_r.eq(Array(Cat(*rams[half][bank][0]) for half in range(2) for bank in range(2))[selected])
         for half, values in enumerate((low, high)):
             self.add_sums(half, values, rams[half])
@@ -56,12 +62,12 @@ class Accumulator(Module):
         """1 when the word's entry is in this RAM."""
         return (mac.entry[0] == bank) & (mac.w4 | (mac.entry[-1] == half))
 
-    def add_ram(self, config, half, bank, gemm_reads, post):
+    def add_ram(self, config, half, bank, gemm_reads):
         """One RAM, a memory for each lane, so that it can lie where the lane is; returns (data read, data to write) by lane."""
-        adr, re, we = Signal(max=config.acc_words // 2), Signal(), Signal()
+        adr, re, we, post = Signal(max=config.acc_words // 2), Signal(), Signal(), self.post_entry
         self.comb += [
-            adr.eq(Mux(gemm_reads, self.ask.entry[1:-1], post.adr[1:-1])),
-            re.eq(gemm_reads | (post.valid & (post.adr[0] == bank) & (post.adr[-1] == half))),
+            adr.eq(Mux(gemm_reads, self.ask.entry[1:-1], post[1:-1])),
+            re.eq(gemm_reads | (self.post_read & (post[0] == bank) & (post[-1] == half))),
             we.eq(self.we & self.uses(self.commit, half, bank)),
         ]
         data_read, data_written = [], []

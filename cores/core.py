@@ -66,7 +66,7 @@ class Core(LiteXModule):
         load, store, post, norm, sampler = self.load, self.store, self.post, self.norm, self.sampler
         # The consumers of a pipeline come first, so that it empties; DRAM data can wait in their FIFOs.
         self.spm = SharedMemory(config.spm_words, config.word_bits, [
-            post.wr, post.src, post.opr, sampler.spm, load.spm, store.spm], banks=config.gemm_words)
+            post.wr, post.src, post.opr, sampler.spm, load.spm, store.spm], banks=config.gemm_words, distant=True)
         self.wbuf = SharedMemory(config.wbuf_words, config.word_bits, [post.wwr, load.wbuf])
         self.gemm = Gemm(config, self.spm, self.wbuf, post.acc)
         self.param = ParamMemory(config, [norm.param_wr, load.param])

@@ -73,7 +73,7 @@ class Gemm(Module):
             *[word.eq(dat_r) for word, dat_r in zip(array.words, spm.dat_r)], array.swapped.eq(spm.swapped),
             *[to.eq(inside) for to, inside in zip(array.inside, walker.inside)],
             array.xu.eq(walker.xu), array.first.eq(walker.first),
-            self.accumulator.ask.eq(self.macs[-2]), self.accumulator.mac.eq(self.macs[-1]),
+            *[word.eq(mac) for word, mac in zip((self.accumulator.coming, self.accumulator.ask, self.accumulator.mac), self.macs[-3:])],
         ]
         self.add_completion()
         self.add_activity()

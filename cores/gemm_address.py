@@ -28,7 +28,7 @@ LOW_BITS    = 13        # |activation * int4| < 2^12: the low product and its si
 STORED_BITS = 13        # those of an operand that are not always equal: bits 7 to 12 are one sign
 COORD_BITS  = 15        # y0 + ky + 2*oy: -2048 .. 2047 + 15 + 2*4095, signed
 ENTRY_BITS  = 13        # acc + ags: an entry past the memory is seen before it can wrap
-START_LEAD  = 5         # cycles from PixelWalker's taking a tile to the swap: four stages to the word, one in the array
+START_LEAD  = 6         # cycles from PixelWalker's taking a tile to the swap: five stages to the word, one in the array
 MIN_REUSE   = 4         # cycles from the read of an accumulator entry to a read that sees its new value
 
 # Fields that every tile of a descriptor carries to PixelWalker, and those that only the tile walk needs.
@@ -275,7 +275,7 @@ def unstore(stored):
 class PixelWalker(Module):
     """Walks the output pixels of the steps: one pixel a cycle, consecutive steps without a gap.
 
-    ``adr`` goes to SPM two cycles after the pixel's coordinates; the words are there one cycle later, together with
+    ``adr`` goes to SPM two cycles after the pixel's coordinates; the words are there two cycles later, together with
     ``mac`` and the signals below. A step waits MIN_REUSE cycles if it would read an accumulator entry too early.
     """
 
@@ -330,15 +330,15 @@ class PixelWalker(Module):
         return reuse
 
     def add_address(self):
-        """Three stages: coordinates checked and multiplied, address, SPM word."""
+        """Four stages: coordinates checked and multiplied, address, the SPM's register, SPM word."""
         config, p = self.config, self.pixel
         half = log2_int(config.acc_words)
         row, column, xk = [Signal(16, reset_less=True, name=name) for name in ("row", "column", "xk")]
         first, addresses = Signal(16), [Signal(16, reset_less=True, name=f"address{word}") for word in range(config.gemm_words)]
-        macs   = [Record(mac_layout(config), name=f"mac{i}") for i in range(2)] + [self.mac]
-        starts = [Signal(name=f"start{i}") for i in range(2)] + [self.first]
-        inside = [Signal(name=f"inside{i}", reset_less=True) for i in range(2)]
-        xus    = [Signal(name=f"xu{i}", reset_less=True) for i in range(2)] + [self.xu]
+        macs   = [Record(mac_layout(config), name=f"mac{i}") for i in range(3)] + [self.mac]
+        starts = [Signal(name=f"start{i}") for i in range(3)] + [self.first]
+        inside = [Signal(name=f"inside{i}", reset_less=True) for i in range(3)]
+        xus    = [Signal(name=f"xu{i}", reset_less=True) for i in range(3)] + [self.xu]
         spm_error, line = Signal(), Signal((13, True))
         outside = [address >= config.spm_words for address in addresses]
         self.comb += [
@@ -354,9 +354,9 @@ class PixelWalker(Module):
             macs[0].entry.eq(p.entry), macs[0].overwrite.eq(p.overwrite), macs[0].w4.eq(p.w4),
             macs[0].last.eq(p.last & self.end_x & self.end_y),
             macs[0].error.eq(p.error | Mux(p.w4, p.entry[half:] != 0, p.entry[half + 1:] != 0)),
-            *[word.eq(inside[1] & counts) for word, counts in zip(self.inside, (1, macs[1].double))],
+            *[word.eq(inside[2] & counts) for word, counts in zip(self.inside, (1, macs[2].double))],
         ]
-        self.comb += self.busy.eq(self.valid | macs[0].valid | macs[1].valid)
+        self.comb += self.busy.eq(reduce(or_, (mac.valid for mac in macs[:-1]), self.valid))
         for chain in (macs, starts, inside, xus):
             self.sync += [after.eq(before) for before, after in zip(chain, chain[1:])]
-        self.sync += If(spm_error, self.mac.error.eq(1))
+        self.sync += If(spm_error, macs[2].error.eq(1))

@@ -1,6 +1,6 @@
 """Ports between the units of the engine and its memories.
 
-On-chip memories answer a granted access in the next cycle and cannot be held off: whoever asks takes the data.
+On-chip memories answer a granted access READ_LATENCY cycles later and cannot be held off: whoever asks takes the data.
 """
 
 from types import SimpleNamespace
@@ -11,11 +11,13 @@ from litex.soc.interconnect import stream
 
 from litediffusion.cores.isa import DESC_BITS, layout
 
+READ_LATENCY = 2        # a register lies between arbiter and block RAMs, which are all over the chip
+
 
 class MemoryPort(Record):
     """A client's access to an arbitrated memory: ``valid & ready`` is one access of the word ``adr``.
 
-    ``we`` has one bit a half word (0: read). ``dat_r`` is valid while ``rvalid`` (the cycle after a granted read).
+    ``we`` has one bit a half word (0: read). ``dat_r`` is valid while ``rvalid``, READ_LATENCY cycles after a granted read.
     """
 
     def __init__(self, words, data_bits, we_bits=2, name=None):

@@ -3,7 +3,8 @@
 The instruction is defined by ``isa.OPS["POST"]`` and ``Machine.post``; the arithmetic is in ``post_lanes``. An element
 (n_lanes values) goes through the post_lanes lanes in ``beats`` = n_lanes / post_lanes cycles.
 
-    issue (stage 0)   addresses of an element are checked and its reads granted; its further beats follow
+    issue             addresses of an element are checked and its reads granted; its further beats follow
+    stage 0           addresses are in the memories' registers
     stage 1           source, operand, parameter record and row record arrive
     stages 2, 3       BeatSources: words held, the beat's values picked
     stages 1..21      PostLanes, no stalls
@@ -12,8 +13,8 @@ The instruction is defined by ``isa.OPS["POST"]`` and ``Machine.post``; the arit
 
 Throughput one element in ``beats`` cycles, less when a memory does not grant or the ends of two rows with ``rowsum`` are
 closer than a RowReciprocal takes. A descriptor of n elements without refusals takes from ``sink.ready`` to ``done``
-n * beats + 24 cycles; with channel sums + 25, row sums + 25 + log2(post_lanes), at least 1, their reciprocals 18 more (10 if beats is
-1), row maxima + 7 + log2(post_lanes). The next descriptor can be taken in the following cycle. Nothing stalls the lanes:
+n * beats + 25 cycles; with channel sums + 26, row sums + 26 + log2(post_lanes), at least 1, their reciprocals 18 more (10 if beats is
+1), row maxima + 8 + log2(post_lanes). The next descriptor can be taken in the following cycle. Nothing stalls the lanes:
 an element is issued only if the output queue has room for it.
 
 Within a descriptor reads run up to OUTPUT_DEPTH + 2 elements ahead of writes: a destination may be an element's own
@@ -56,7 +57,7 @@ class Post(LiteXModule):
     acc : MemoryPort, accumulator entries of n_lanes x int32 (read)
     src, opr, wr : MemoryPort of the SPM: source, second operand (read), destination (write)
     wwr : MemoryPort of the WBUF: destination (write)
-    param_adr, param_dat : record memory, data one cycle after the address
+    param_adr, param_dat : record memory, its address a register, data one cycle after it
     stat, row : StatPort, RowPort; selected for this unit while ``active``
     """
 
@@ -190,11 +191,11 @@ class Post(LiteXModule):
     def add_lanes(self):
         """The lanes with the valid bits, beat numbers and flags of their stages. ``self.stage[k]``: a beat is in stage k."""
         d, loops, beat = self.d, self.loops, self.beat
-        pipe = Signal(OUT_STAGE)
-        self.stage = [self.issued] + [pipe[k] for k in range(OUT_STAGE)]
+        pipe = Signal(OUT_STAGE + 1)
+        self.stage = [pipe[k] for k in range(OUT_STAGE + 1)]
         # Beats of a rowmax descriptor leave the pipeline where the maximum takes them.
-        leave = Cat(*[C(int(k == MAX_STAGE), 1) for k in range(OUT_STAGE)])
-        self.sync += pipe.eq(Cat(self.issued, pipe) & ~(leave & Replicate(d.rowmax, OUT_STAGE)))
+        leave = Cat(*[C(int(k == MAX_STAGE + 1), 1) for k in range(OUT_STAGE + 1)])
+        self.sync += pipe.eq(Cat(self.issued, pipe) & ~(leave & Replicate(d.rowmax, OUT_STAGE + 1)))
         inner_first, row_first = Signal(), Signal()
         self.sync += [
             If(self.load, inner_first.eq(1), row_first.eq(1)
@@ -212,9 +213,9 @@ class Post(LiteXModule):
         ]
 
     def delayed(self, name, value):
-        """``value`` of stage 0 in stages 0..OUT_STAGE + 1."""
-        stages = [value] + [Signal(len(value), name=f"pipe_{name}{k + 1}") for k in range(OUT_STAGE + 1)]
-        self.sync += [after.eq(before) for before, after in zip(stages, stages[1:])]
+        """``value`` of the issue in stages 0..OUT_STAGE + 1."""
+        stages = [Signal(len(value), name=f"pipe_{name}{k}") for k in range(OUT_STAGE + 2)]
+        self.sync += [after.eq(before) for before, after in zip([value, *stages], stages)]
         return stages
 
     def add_sources(self):
@@ -223,11 +224,12 @@ class Post(LiteXModule):
         self.sources = sources = BeatSources(c, self.acc, self.src, self.opr)
         self.coefficients = coefficients = BeatCoefficients(c, lanes, d, self.param_dat, row)
         self.comb += [
-            self.param_adr.eq(self.p.address), row.r_adr.eq(self.row_record), coefficients.beat.eq(self.flag["beat"][1]),
+            coefficients.beat.eq(self.flag["beat"][1]),
             sources.src_half.eq(self.a.address[0]), sources.opr_half.eq(self.r.address[0]), sources.kind.eq(d.src),
             sources.valid.eq(self.stage[2]), sources.beat.eq(self.flag["beat"][2]),
             *[own.eq(value) for own, value in zip(lanes.a + lanes.r, sources.a + sources.r)],
         ]
+        self.sync += [self.param_adr.eq(self.p.address), row.r_adr.eq(self.row_record)]
 
     def add_statistics(self):
         """Stage 21: squares; then sums by channel and by row."""

@@ -12,12 +12,13 @@ from litex.gen import LiteXModule
 from litediffusion.cores import isa
 from litediffusion.cores.arith import vector
 from litediffusion.cores.isa import SRC
+from litediffusion.cores.ports import READ_LATENCY
 
 
 class BeatSources(LiteXModule):
     """Registers for the words that were granted, and the lanes' source and operand (stage 3).
 
-    acc, src, opr           MemoryPorts; their words are valid a cycle after a grant, and kept from then on
+    acc, src, opr           MemoryPorts; their words are kept from the answer on
     src_half, opr_half      in, half word of the access that asks
     kind                    in, isa.SRC; constant while elements are inside
     valid, beat             in, a beat and its number in stage 2
@@ -43,10 +44,10 @@ class BeatSources(LiteXModule):
 
     def hold(self, port, name, half=0):
         """(register with the last word granted, its half)."""
-        fresh, word = Signal(name=f"{name}_fresh"), Signal(len(port.dat_r), reset_less=True, name=f"{name}_word")
-        self.sync += [fresh.eq(port.valid & port.ready), If(fresh, word.eq(port.dat_r))]
-        asked, held = Signal(name=f"{name}_asked", reset_less=True), Signal(name=f"{name}_half", reset_less=True)
-        self.sync += [asked.eq(half), If(fresh, held.eq(asked))]
+        word, held = Signal(len(port.dat_r), reset_less=True, name=f"{name}_word"), Signal(reset_less=True, name=f"{name}_half")
+        asked = [half] + [Signal(reset_less=True, name=f"{name}_asked{k}") for k in range(READ_LATENCY)]
+        self.sync += [after.eq(before) for before, after in zip(asked, asked[1:])]
+        self.sync += If(port.rvalid, word.eq(port.dat_r), held.eq(asked[-1]))
         return word, held
 
     def choose(self, word, bits, half=None):

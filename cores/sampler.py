@@ -8,7 +8,7 @@ with the accumulator of ``ScalarUnit``, whose sums are all rounded and shifted b
     z     2^14 * value - slope * 64 * fraction
     x'    a * h (two digits) + c * x + b * eps + d * m + sigma * z
 
-30 cycles a lane, 7 more with guidance, 4 with d, 4 if clipped; 63 with noise, which is drawn meanwhile (two more for each of its
+33 cycles a lane, 7 more with guidance, 4 with d, 4 if clipped; 63 with noise, which is drawn meanwhile (two more for each of its
 leading zeros); about 10 a descriptor, when the SPM is free. Reads of u with w = 1 and of m with d = 0 are left out: they
 cannot change the result. A word's results are written while the next word is computed.
 A destination may be any of the sources, word by word; it must not overlap later words of a source.
@@ -219,7 +219,7 @@ class Sampler(LiteXModule):
     def read_source(self, state, name, following):
         """States ``state``, in which the lane's value of a source is read, and the one in which it arrives."""
         self.fsm.act(state, self.source.eq(SOURCES.index(name)), self.read.eq(1), If(self.was_read, NextState(f"{state}_DATA")))
-        self.fsm.act(f"{state}_DATA", NextState(following))
+        self.fsm.act(f"{state}_DATA", If(self.spm.rvalid, NextState(following)))
 
     def add_eps(self):
         """eps = sat16(rshift(4w*(e - u) + 2^14*u, 14)), states LANE to EPS."""

@@ -9,12 +9,15 @@ bank; and the data are there when the bank asks, because they entered the FIFO b
 ports of the controller's own width and clock domain only, and the engine takes no others.
 """
 
+from functools import reduce
+from operator import or_
+
 from migen import *
 
 from litex.gen import LiteXModule
 from litex.soc.interconnect import stream
 
-from litediffusion.cores.ports import MemoryPort
+from litediffusion.cores.ports import READ_LATENCY, MemoryPort
 from litediffusion.cores.transfer import Transfer
 
 AHEAD = 16      # words between the SPM and the DRAM, a power of two
@@ -50,17 +53,22 @@ class Store(LiteXModule):
         place, read, sent = transfer.source, Signal(), Signal()
         # Words from the SPM's grant, or the trace's, until the DRAM takes their data: never more than the FIFOs hold.
         taken, pending, room = Signal(), Signal(max=AHEAD + 1), Signal(reset=1)
-        # The SPM answers, and a trace record enters, in the cycle after.
-        address, end = Signal(port.address_width, reset_less=True), Signal(reset_less=True)
-        arrived, record = Signal(), Signal()
+        # The SPM answers, and a trace record enters, READ_LATENCY cycles later.
+        travels = [("valid", 1), ("record", 1), ("address", port.address_width), ("end", 1)]
+        asked = [Record(travels, name=f"asked{k}") for k in range(READ_LATENCY + 1)]
+        arrived, record = asked[-1].valid, asked[-1].record
+        under_way = lambda what: reduce(or_, [getattr(word, what) for word in asked[1:]])
         self.comb += [
             self.spm.valid.eq(place.valid & room & ~traced.valid & ~self.halt),
             self.spm.adr.eq(place.chip),
             read.eq(self.spm.valid & self.spm.ready),
-            taken.eq(read | (traced.valid & room & ~record)),
+            asked[0].valid.eq(taken), asked[0].record.eq(taken & ~read),
+            asked[0].address.eq(Mux(read, place.adr, traced.address)), asked[0].end.eq(read & place.end),
+            taken.eq(read | (traced.valid & room & ~under_way("record"))),
             place.ready.eq(read | self.halt),
             traced.ready.eq(record),
-            places.sink.valid.eq(arrived), places.sink.address.eq(address), places.sink.end.eq(end),
+            places.sink.valid.eq(arrived), places.sink.address.eq(asked[-1].address),
+            places.sink.end.eq(asked[-1].end),
             words.sink.valid.eq(arrived), words.sink.data.eq(Mux(record, traced.data, self.spm.dat_r)),
             port.cmd.valid.eq(places.source.valid), port.cmd.addr.eq(places.source.address), port.cmd.we.eq(1),
             places.source.ready.eq(port.cmd.ready),
@@ -71,12 +79,11 @@ class Store(LiteXModule):
             self.beat.eq(port.wdata.valid & port.wdata.ready),
             self.done.eq(sent & places.source.end & ~self.halt),
             self.drained.eq(pending == 0),
-            self.active.eq(transfer.active | arrived | places.source.valid),
+            self.active.eq(transfer.active | under_way("valid") | places.source.valid),
             self.stall.eq((place.valid | places.source.valid) & ~read & ~sent),
         ]
         self.sync += [
-            arrived.eq(taken), record.eq(taken & ~read),
-            If(read, address.eq(place.adr), end.eq(place.end)).Else(address.eq(traced.address), end.eq(0)),
+            *[after.eq(before) for before, after in zip(asked, asked[1:])],
             pending.eq(pending + taken - self.beat),
             room.eq(pending + taken - self.beat < AHEAD),
         ]

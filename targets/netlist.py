@@ -1,19 +1,34 @@
 """Between Yosys and nextpnr-ecp5: a netlist that is easier to route, with the router's settings in it.
 
-``python -m litediffusion.targets.netlist --json NAME.json ...`` rewrites the file; other arguments, which are nextpnr's, are ignored.
+``python -m litediffusion.targets.netlist --json NAME.json ...`` rewrites the file. The arguments are nextpnr's: of them the size of the
+device counts as well, the others are ignored.
 
 - Unused address bits of distributed RAM are constants after synthesis, and nextpnr brings each one by wire from a common
   driver. With bit 0 in their place, on both sides, the same words are kept at other addresses.
+- The resets of whole subsystems go to thousands of flip-flops. nextpnr gives global wires to clocks only, though those reach the
+  flip-flops' resets as well; with a clock buffer in its way a reset takes one.
+- nextpnr's placer fills the tiles that it uses, to the last cell, and leaves others empty: 40 % of an 85F while the middle could not
+  be routed. Idle cells with places of their own keep every fourth row free, through which nets get around.
 - nextpnr has router settings without a command line option, but reads them from the netlist. By default a net may leave
   its bounding box by three tiles only, and where many nets meet the router never finds the way around.
 """
 
 import argparse
+from collections import defaultdict
 import json
 from pathlib import Path
 
 RAM = "TRELLIS_DPR16X4"
+FLIP_FLOP, CLOCK_BUFFER = "TRELLIS_FF", "DCCA"
+GLOBAL_RESET = 1000         # flip-flops, from which on a reset is worth one of the 16 global wires
 CONSTANTS = ("0", "1", "x")
+LOGIC_CELL = "TRELLIS_COMB"
+INPUTS, OUTPUTS = ("A", "B", "C", "D", "M", "F1", "FCI", "FXA", "FXB", "DI0", "DI1", "WD", "WAD0", "WAD1", "WAD2", "WAD3", "WRE", "WCK"), ("F", "FCO", "OFX")
+LOGIC_CELLS_OF = {"LUT4": 1, "CCU2C": 2, RAM: 6}        # a RAM's write side takes a slice as well
+# Free rows of a device: columns, rows, and those of every twelve (from one row of block RAMs and multipliers to the next) without logic.
+FREE_ROWS = {"85k": (range(2, 125), range(11, 94), (3, 6, 9))}
+FREE_SHARE = 0.6            # of the device's cells; a fuller design needs the rows
+DEVICE_CELLS = {"85k": 83640}
 SETTINGS = {"router2/bbMargin/x": "12", "router2/bbMargin/y": "12"}      # tiles that a net may leave its bounding box by
 
 
@@ -28,6 +43,46 @@ def share_address(cell):
     return True
 
 
+def buffer_resets(top):
+    """Put a clock buffer before the reset inputs of GLOBAL_RESET or more flip-flops; returns the number of buffers."""
+    cells, users = top["cells"], defaultdict(list)
+    for cell in cells.values():
+        if cell["type"] == FLIP_FLOP:
+            for bit in cell["connections"].get("LSR", ()):
+                users[bit].append(cell)
+    resets = [bit for bit, flip_flops in users.items() if bit not in CONSTANTS and len(flip_flops) >= GLOBAL_RESET]
+    free = 1 + max(bit for cell in cells.values() for bits in cell["connections"].values() for bit in bits if bit not in CONSTANTS)
+    for number, bit in enumerate(resets):
+        cells[f"reset_buffer{number}"] = {
+            "hide_name": 0, "type": CLOCK_BUFFER, "parameters": {}, "attributes": {},
+            "port_directions": {"CLKI": "input", "CLKO": "output"}, "connections": {"CLKI": [bit], "CLKO": [free + number]}}
+        for flip_flop in users[bit]:
+            flip_flop["connections"]["LSR"] = [free + number]
+    return len(resets)
+
+
+def logic_cells(top):
+    """Logic cells that a netlist takes, without the ends of carry chains."""
+    return sum(LOGIC_CELLS_OF.get(cell["type"], 0) for cell in top["cells"].values())
+
+
+def free_rows(top, device):
+    """Fill the rows that shall stay without logic with idle cells; returns the number of rows, 0 for other devices and full designs."""
+    if device not in FREE_ROWS or logic_cells(top) > FREE_SHARE * DEVICE_CELLS[device]:
+        return 0
+    columns, rows, chosen = FREE_ROWS[device]
+    free = [row for row in rows if (row - 10) % 12 in chosen]
+    directions = {**{port: "input" for port in INPUTS}, **{port: "output" for port in OUTPUTS}}
+    for row in free:
+        for column in columns:
+            for half in (f"{s}.K{k}" for s in "ABCD" for k in (0, 1)):
+                top["cells"][f"idle_{column}_{row}_{half}"] = {
+                    "hide_name": 0, "type": LOGIC_CELL, "parameters": {"MODE": "LOGIC", "INITVAL": "0" * 16},
+                    "attributes": {"BEL": f"X{column}/Y{row}/SLICE{half}"},
+                    "port_directions": directions, "connections": {port: [] for port in directions}}
+    return len(free)
+
+
 def top_module(netlist):
     """The top module of a netlist. Raises ValueError."""
     tops = [m for m in netlist["modules"].values() if int(str(m.get("attributes", {}).get("top", "0")), 2)]
@@ -36,21 +91,23 @@ def top_module(netlist):
     return tops[0]
 
 
-def prepare(netlist, settings=SETTINGS):
-    """Change a netlist as described above; returns the number of distributed RAMs that changed."""
+def prepare(netlist, device="", settings=SETTINGS):
+    """Change a netlist as described above; returns the numbers of distributed RAMs that changed, of buffered resets and of free rows."""
     top = top_module(netlist)
     top.setdefault("settings", {}).update(settings)
-    return sum(share_address(cell) for cell in top["cells"].values() if cell["type"] == RAM)
+    return sum(share_address(cell) for cell in top["cells"].values() if cell["type"] == RAM), buffer_resets(top), free_rows(top, device)
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Prepare Yosys' netlist for nextpnr-ecp5.", allow_abbrev=False)
     parser.add_argument("--json", type=Path, required=True, help="netlist, rewritten in place")
-    path = parser.parse_known_args(argv)[0].json
+    path, others = parser.parse_known_args(argv)
+    path = path.json
+    device = next((size for option in others for size in FREE_ROWS if option.startswith("--") and option.endswith(size)), "")
     netlist = json.loads(path.read_text())
-    changed = prepare(netlist)
+    changed, resets, rows = prepare(netlist, device)
     path.write_text(json.dumps(netlist))
-    print(f"{path}: addresses of {changed} distributed RAMs, {len(SETTINGS)} settings")
+    print(f"{path}: addresses of {changed} distributed RAMs, {resets} global resets, {rows} free rows, {len(SETTINGS)} settings")
 
 
 if __name__ == "__main__":

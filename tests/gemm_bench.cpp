@@ -56,6 +56,7 @@ void bench_read(void *h, uint32_t entry, uint32_t count, uint8_t *data) {
         b->top.post_valid = 1; b->top.post_adr = entry + i;
         b->edge();
         b->top.post_valid = 0;
+        b->edge();
         b->settle();
         memcpy(data + 32 * i, &b->top.post_data[0], 32);
     }
@@ -69,8 +70,8 @@ void bench_run(void *h, Run *r, const uint8_t *descriptors, const uint8_t *stabl
     std::mt19937 random(r->seed);
     auto chance = [&](uint32_t percent) { return random() % 100 < percent; };
     uint32_t sent = 0, entry = 0;
-    bool offered = false, reading = false, pending = false, halted = false;
-    uint32_t pending_entry = 0, quiet = 0;
+    bool offered = false, reading = false, halted = false, granted = false, pending = false;     // a read: granted, then answered
+    uint32_t granted_entry = 0, pending_entry = 0, quiet = 0;
     for (r->cycles = 0; r->cycles < r->max_cycles && quiet < 4; r->cycles++) {
         if (!offered && !halted && sent < r->count && !chance(r->gap_percent)) {
             memcpy(&top.sink_desc[0], descriptors + 64 * sent, 64);
@@ -87,10 +88,10 @@ void bench_run(void *h, Run *r, const uint8_t *descriptors, const uint8_t *stabl
         b->settle();
         if (pending != (bool)top.post_rvalid) r->read_mismatches++;
         if (pending && memcmp(&top.post_data[0], stable + 32 * (pending_entry - r->stable_first), 32)) r->read_mismatches++;
-        pending = reading && top.post_ready;
-        pending_entry = entry;
+        pending = granted, pending_entry = granted_entry;
+        granted = reading && top.post_ready, granted_entry = entry;
         if (reading && !top.post_ready) r->read_waits++;
-        if (pending) { reading = false; r->reads++; }
+        if (granted) { reading = false; r->reads++; }
         if (top.sink_valid && top.sink_ready) { offered = false; sent++; }
         if (top.done) {
             if (r->done < r->count) done_at[r->done] = r->cycles;
@@ -104,7 +105,7 @@ void bench_run(void *h, Run *r, const uint8_t *descriptors, const uint8_t *stabl
         b->edge();
     }
     top.sink_valid = top.halt = top.post_valid = 0;
-    b->edge();          // a read granted in the last cycle is answered
+    for (int i = 0; i < 2; i++) b->edge();          // a read granted in the last cycle is answered
 }
 
 }

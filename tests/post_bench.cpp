@@ -24,19 +24,19 @@ void tick() {
     top->eval();
 }
 
-// One read port: grants at random, data in the next cycle, garbage otherwise.
+// One read port: grants at random, data two cycles later, garbage otherwise.
 struct Reader {
     const uint8_t *memory = nullptr;
     unsigned bytes = 0, permille = 0;
-    int64_t granted = -1;
+    int64_t granted = -1, pending = -1;
 
     bool drive(uint32_t *data, uint8_t &rvalid) {
-        rvalid = granted >= 0;
-        if (rvalid) memcpy(data, memory + granted * bytes, bytes);
+        rvalid = pending >= 0;
+        if (rvalid) memcpy(data, memory + pending * bytes, bytes);
         else for (unsigned i = 0; i < bytes / 4; i++) data[i] = random32();
         return random32() % 1000 >= permille;
     }
-    void sample(bool valid, bool ready, unsigned adr) { granted = valid && ready ? int64_t(adr) : -1; }
+    void sample(bool valid, bool ready, unsigned adr) { pending = granted, granted = valid && ready ? int64_t(adr) : -1; }
 };
 
 void write_word(uint8_t *memory, unsigned adr, unsigned we, const uint32_t *data) {

@@ -41,7 +41,7 @@ def bench_verilog(c):
     m.clock_domains.cd_sys = ClockDomain("sys")
     spm_port, wbuf_port = MemoryPort(c.spm_words, c.word_bits), MemoryPort(c.wbuf_words, c.word_bits)
     post = MemoryPort(ENTRIES, 32 * c.n_lanes, we_bits=1)
-    m.submodules.spm  = SharedMemory(c.spm_words, c.word_bits, [spm_port], banks=c.gemm_words)
+    m.submodules.spm  = SharedMemory(c.spm_words, c.word_bits, [spm_port], banks=c.gemm_words, distant=True)
     m.submodules.wbuf = SharedMemory(c.wbuf_words, c.word_bits, [wbuf_port])
     m.submodules.gemm = gemm = Gemm(c, m.spm, m.wbuf, post)
     ios = {"sys_clk": m.cd_sys.clk, "sys_rst": m.cd_sys.rst}

@@ -7,20 +7,20 @@ from migen.sim import run_simulation
 import pytest
 
 from litediffusion.cores.memory import SharedMemory
-from litediffusion.cores.ports import MemoryPort
+from litediffusion.cores.ports import READ_LATENCY, MemoryPort
 
 WORDS, BITS, CLIENTS = 32, 16, 3
 
 
 class Bench(Module):
-    def __init__(self, banks):
+    def __init__(self, banks, distant=False):
         self.ports = [MemoryPort(WORDS, BITS) for _ in range(CLIENTS)]
-        self.submodules.dut = SharedMemory(WORDS, BITS, self.ports, banks)
+        self.submodules.dut = SharedMemory(WORDS, BITS, self.ports, banks, distant)
 
 
 def different_word(rng, busy):
-    """A random word other than ``busy``: collisions of the two ports are outside the domain."""
-    return rng.choice([word for word in range(WORDS) if word != busy])
+    """A random word that is not in ``busy``: collisions of the two ports are outside the domain."""
+    return rng.choice([word for word in range(WORDS) if word not in busy])
 
 
 def write_halves(old, new, we):
@@ -33,7 +33,9 @@ def drive(bench, seed, cycles, log):
     rng = random.Random(seed)
     model = [0] * WORDS
     requests = [None] * CLIENTS
-    reads, private, banks = [None] * CLIENTS, None, len(bench.dut.adr)
+    history, written = [[None] * CLIENTS] * READ_LATENCY, None      # answers to come, and the word being written
+    distant, banks = bench.dut.distant, len(bench.dut.adr)
+    privates = [None] * (1 + distant)                               # words of the private port to come
     for _ in range(cycles):
         for i, port in enumerate(bench.ports):
             if requests[i] is None and rng.random() < 0.6:
@@ -45,19 +47,22 @@ def drive(bench, seed, cycles, log):
             yield port.dat_w.eq(data)
         first = next((i for i, r in enumerate(requests) if r), None)
         writes = first is not None and requests[first][1]
-        want = [different_word(rng, requests[first][0] if writes else None)]
+        busy = (requests[first][0] if distant and writes else written,)
+        want = [different_word(rng, busy)]
         while len(want) < banks:                    # one even and one odd
-            other = different_word(rng, requests[first][0] if writes else None)
+            other = different_word(rng, busy)
             want += [other] if (other ^ want[0]) & 1 else []
-        enable = rng.random() < 0.7
+        enable = distant or rng.random() < 0.7
         for adr, word in zip(bench.dut.adr, want):
             yield adr.eq(word)
         yield bench.dut.re.eq(enable)
         yield                                       # the requests are on the wires after this edge
-        for i, port in enumerate(bench.ports):      # answers to the requests of the edge before
-            assert (yield port.rvalid) == (reads[i] is not None), f"client {i}: rvalid"
-            if reads[i] is not None:
-                assert (yield port.dat_r) == reads[i], f"client {i}: read data"
+        answers = history.pop(0)
+        for i, port in enumerate(bench.ports):      # answers to the requests of READ_LATENCY edges before
+            assert (yield port.rvalid) == (answers[i] is not None), f"client {i}: rvalid"
+            if answers[i] is not None:
+                assert (yield port.dat_r) == answers[i], f"client {i}: read data"
+        private = privates.pop(0)
         if private is not None:
             swapped = yield bench.dut.swapped
             for word, data in enumerate(private):
@@ -65,14 +70,15 @@ def drive(bench, seed, cycles, log):
         ready = []
         for port in bench.ports:
             ready.append((yield port.ready))
-        reads = [None] * CLIENTS
-        if enable:
-            private = [model[word] for word in want]
+        reads, written = [None] * CLIENTS, None
+        history.append(reads)
+        privates.append([model[word] for word in want] if enable else private)
         if first is not None:
             assert ready[first], "the first client that asks was held off"
             adr, we, data = requests[first]
             if we:
                 model[adr] = write_halves(model[adr], data, we)
+                written = adr
             else:
                 reads[first] = model[adr]
             log.append((first, bool(we)))
@@ -81,9 +87,10 @@ def drive(bench, seed, cycles, log):
 
 
 @pytest.mark.parametrize("banks", [1, 2])
+@pytest.mark.parametrize("distant", [False, True])
 @pytest.mark.parametrize("seed", [1, 2])
-def test_random_access(seed, banks):
-    bench, log = Bench(banks), []
+def test_random_access(seed, distant, banks):
+    bench, log = Bench(banks, distant), []
     run_simulation(bench, drive(bench, seed, 1500, log))
     assert {kind for kind in log} == {(i, w) for i in range(CLIENTS) for w in (False, True)}
 

@@ -1,6 +1,7 @@
 """What is changed in a netlist between Yosys and nextpnr: addresses of distributed RAM, the router's settings."""
 
 import json
+import re
 
 import pytest
 
@@ -18,7 +19,7 @@ def design(**cells):
 def test_constant_address_bits_become_bit_0():
     cell = ram([5, 6, "0", "0"], [7, 8, "0", "0"])
     made = design(a=cell)
-    assert netlist.prepare(made) == 1
+    assert netlist.prepare(made) == (1, 0, 0)
     assert cell["connections"] == {"RAD": [5, 6, 5, 5], "WAD": [7, 8, 7, 7], "DO": [9]}
     assert made["modules"]["top"]["settings"] == netlist.SETTINGS
 
@@ -29,8 +30,40 @@ def test_constant_address_bits_become_bit_0():
     (["0", 5, 6, 7], ["0", 8, 9, 10])])      # bit 0 is no place for the others
 def test_other_addresses_stay(read, write):
     cell = ram(read, write)
-    assert netlist.prepare(design(a=cell)) == 0
+    assert netlist.prepare(design(a=cell)) == (0, 0, 0)
     assert (cell["connections"]["RAD"], cell["connections"]["WAD"]) == (read, write)
+
+
+def flip_flop(reset):
+    return {"type": netlist.FLIP_FLOP, "connections": {"LSR": [reset] if reset is not None else [], "D": [reset or 1], "Q": [2]}}
+
+
+def test_large_resets_get_a_clock_buffer():
+    """Only the reset inputs move behind it; small resets, constant and open ones stay."""
+    many = {f"many{k}": flip_flop(7) for k in range(netlist.GLOBAL_RESET)}
+    few = {"few": flip_flop(8), "constant": flip_flop("0"), "open": flip_flop(None)}
+    before = json.loads(json.dumps(few))
+    made = design(**many, **few)
+    assert netlist.prepare(made) == (0, 1, 0)
+    cells = made["modules"]["top"]["cells"]
+    buffer, = [cell for cell in cells.values() if cell["type"] == netlist.CLOCK_BUFFER]
+    reset, = buffer["connections"]["CLKO"]
+    assert buffer["connections"]["CLKI"] == [7] and reset > 8
+    assert {tuple(cells[name]["connections"]["LSR"]) for name in many} == {(reset,)} and cells["many0"]["connections"]["D"] == [7]
+    assert {name: cells[name] for name in few} == before
+
+
+@pytest.mark.parametrize("luts, rows", [(10, 21), (60000, 0)])
+def test_free_rows(luts, rows):
+    """Idle cells take whole rows of the 85F, unless the design needs them; other devices stay as they are."""
+    cells = {f"lut{k}": {"type": "LUT4", "connections": {"Z": [2 + k]}} for k in range(luts)}
+    made = design(**cells)
+    assert netlist.prepare(made, "45k") == (0, 0, 0)
+    assert netlist.prepare(made, "85k") == (0, 0, rows)
+    idle = [cell for cell in made["modules"]["top"]["cells"].values() if cell["type"] == netlist.LOGIC_CELL]
+    places = {cell["attributes"]["BEL"] for cell in idle}
+    assert len(idle) == len(places) == rows * 123 * 8
+    assert not any(re.match(r"X\d+/Y(10|22|34|46|58|70|82)/", place) for place in places), "no logic cells there"
 
 
 def test_no_top_module():
