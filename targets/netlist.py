@@ -50,7 +50,8 @@ def buffer_resets(top):
         if cell["type"] == FLIP_FLOP:
             for bit in cell["connections"].get("LSR", ()):
                 users[bit].append(cell)
-    resets = [bit for bit, flip_flops in users.items() if bit not in CONSTANTS and len(flip_flops) >= GLOBAL_RESET]
+    done = {bit for cell in cells.values() if cell["type"] == CLOCK_BUFFER for bit in cell["connections"]["CLKO"]}
+    resets = [bit for bit, flip_flops in users.items() if bit not in (*CONSTANTS, *done) and len(flip_flops) >= GLOBAL_RESET]
     free = 1 + max(bit for cell in cells.values() for bits in cell["connections"].values() for bit in bits if bit not in CONSTANTS)
     for number, bit in enumerate(resets):
         cells[f"reset_buffer{number}"] = {

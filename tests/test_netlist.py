@@ -51,6 +51,7 @@ def test_large_resets_get_a_clock_buffer():
     assert buffer["connections"]["CLKI"] == [7] and reset > 8
     assert {tuple(cells[name]["connections"]["LSR"]) for name in many} == {(reset,)} and cells["many0"]["connections"]["D"] == [7]
     assert {name: cells[name] for name in few} == before
+    assert netlist.prepare(made) == (0, 0, 0), "prepared again it stays as it is"
 
 
 @pytest.mark.parametrize("luts, rows", [(10, 21), (60000, 0)])
