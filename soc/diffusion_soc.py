@@ -19,7 +19,7 @@ from litediffusion.soc.port_merge import PortMerge
 from litediffusion.soc.port_slice import PortSlice
 
 ROM_BYTES = 0x10000
-SRAM_BYTES = 0x2000
+SRAM_BYTES = 0x4000
 BUS_TIMEOUT = 4096       # cycles; an access outside the map answers with an error instead of stalling a million cycles
 ETHERBONE_WORDS = 256    # a record of the longest packet; LiteX's default of 16 hangs on longer bursts
 UDP_PORT = 1234
