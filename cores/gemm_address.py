@@ -28,7 +28,7 @@ LOW_BITS    = 13        # |activation * int4| < 2^12: the low product and its si
 STORED_BITS = 13        # those of an operand that are not always equal: bits 7 to 12 are one sign
 COORD_BITS  = 15        # y0 + ky + 2*oy: -2048 .. 2047 + 15 + 2*4095, signed
 ENTRY_BITS  = 13        # acc + ags: an entry past the memory is seen before it can wrap
-START_LEAD  = 6         # cycles from PixelWalker's taking a tile to the swap: five stages to the word, one in the array
+START_LEAD  = 7         # cycles from PixelWalker's taking a tile to the swap: six stages to the word, one in the array
 MIN_REUSE   = 4         # cycles from the read of an accumulator entry to a read that sees its new value
 
 # Fields that every tile of a descriptor carries to PixelWalker, and those that only the tile walk needs.
@@ -228,24 +228,23 @@ class TileFetcher(Module):
         """WBUF word -> operands -> shadow tile."""
         config, n = self.config, self.config.n_lanes
         place    = [("lane", bits_for(n - 1)), ("second", 1)]
-        fetched  = Record([("valid", 1), ("w4", 1), *place], name="fetched")
+        fetched  = Record([("valid", 1), ("w4", 1), ("last", 1), *place], name="fetched")     # last: of the step's tiles
         operand  = Record([("valid", 1), ("first", 1), ("ready", 1), *place], name="operand")
         operands = [Signal(STORED_BITS, name=f"operand_{k}", reset_less=True) for k in range(config.k_lanes)]
         # ``first``: the first row of a step; ``ready``: the one that is START_LEAD rows from its tile's end. Registers, because
         # all of the fetcher waits for them.
-        full, write, last = Signal(), Signal(), Signal()
+        full, write = Signal(), Signal()
         self.comb += [
-            last.eq(operand.second | ~self.tile.double),
             self.advance.eq(~(operand.first & full & ~self.swap)),
             write.eq(operand.valid & self.advance),
         ]
         self.sync += [
             If(self.advance,
                 fetched.valid.eq(self.busy), fetched.w4.eq(self.current.w4),
-                fetched.lane.eq(self.lane), fetched.second.eq(self.second),
+                fetched.lane.eq(self.lane), fetched.second.eq(self.second), fetched.last.eq(self.second | ~self.current.double),
                 operand.valid.eq(fetched.valid), operand.lane.eq(fetched.lane), operand.second.eq(fetched.second),
                 operand.first.eq(fetched.valid & (fetched.lane == 0) & ~fetched.second),
-                operand.ready.eq(fetched.valid & (fetched.lane == n - 1 - START_LEAD)),
+                operand.ready.eq(fetched.valid & fetched.last & (fetched.lane == n - 1 - START_LEAD)),
             ),
             If(self.advance & fetched.valid,
                 *[o.eq(pack(self.dat_r[8 * k:8 * k + 8], fetched.w4)) for k, o in enumerate(operands)]),
@@ -254,7 +253,7 @@ class TileFetcher(Module):
             If(operand.first & self.advance, full.eq(1), self.tile.eq(self.current)),
             # The partner's address comes when ``tile`` describes its pair already.
             If(self.advance & self.busy & self.second & self.current.error, self.tile.error.eq(1)),
-            If(operand.ready & self.advance & last, self.tile_ready.eq(1)),
+            If(operand.ready & self.advance, self.tile_ready.eq(1)),
         ]
         self.comb += [self.row.write.eq(write), self.row.lane.eq(operand.lane), self.row.second.eq(operand.second),
                       self.row.data.eq(Cat(*operands))]
@@ -275,7 +274,7 @@ def unstore(stored):
 class PixelWalker(Module):
     """Walks the output pixels of the steps: one pixel a cycle, consecutive steps without a gap.
 
-    ``adr`` goes to SPM two cycles after the pixel's coordinates; the words are there two cycles later, together with
+    ``adr`` goes to SPM three cycles after the pixel's coordinates; the words are there two cycles later, together with
     ``mac`` and the signals below. A step waits MIN_REUSE cycles if it would read an accumulator entry too early.
     """
 
@@ -330,23 +329,25 @@ class PixelWalker(Module):
         return reuse
 
     def add_address(self):
-        """Four stages: coordinates checked and multiplied, address, the SPM's register, SPM word."""
+        """Five stages: coordinates checked, multiplied, address, the SPM's register, SPM word."""
         config, p = self.config, self.pixel
         half = log2_int(config.acc_words)
         row, column, xk = [Signal(16, reset_less=True, name=name) for name in ("row", "column", "xk")]
         first, addresses = Signal(16), [Signal(16, reset_less=True, name=f"address{word}") for word in range(config.gemm_words)]
-        macs   = [Record(mac_layout(config), name=f"mac{i}") for i in range(3)] + [self.mac]
-        starts = [Signal(name=f"start{i}") for i in range(3)] + [self.first]
-        inside = [Signal(name=f"inside{i}", reset_less=True) for i in range(3)]
-        xus    = [Signal(name=f"xu{i}", reset_less=True) for i in range(3)] + [self.xu]
-        spm_error, line = Signal(), Signal((13, True))
+        macs   = [Record(mac_layout(config), name=f"mac{i}") for i in range(4)] + [self.mac]
+        starts = [Signal(name=f"start{i}") for i in range(4)] + [self.first]
+        inside = [Signal(name=f"inside{i}", reset_less=True) for i in range(4)]
+        xus    = [Signal(name=f"xu{i}", reset_less=True) for i in range(4)] + [self.xu]
+        spm_error, line = Signal(), Signal((13, True), reset_less=True)
+        width, place, ahead = [Signal(bits, reset_less=True, name=n) for bits, n in ((len(p.xw), "width"), (16, "place"), (16, "ahead"))]
         outside = [address >= config.spm_words for address in addresses]
         self.comb += [
-            line.eq((p.iy >> p.up)[:12]), first.eq(row + column), *[a.eq(b) for a, b in zip(self.adr, addresses)],
-            spm_error.eq(inside[1] & reduce(or_, [outside[0], *[macs[1].double & o for o in outside[1:]]])),
+            first.eq(row + column), *[a.eq(b) for a, b in zip(self.adr, addresses)],
+            spm_error.eq(inside[2] & reduce(or_, [outside[0], *[macs[2].double & o for o in outside[1:]]])),
         ]
         self.sync += [
-            row.eq(multiplier(self, line, p.xw, config.lut_multipliers)), column.eq(p.x + (p.ix >> p.up)), xk.eq(p.xk),
+            line.eq((p.iy >> p.up)[:12]), width.eq(p.xw), place.eq(p.x + (p.ix >> p.up)), ahead.eq(p.xk),
+            row.eq(multiplier(self, line, width, config.lut_multipliers)), column.eq(place), xk.eq(ahead),
             *[address.eq(value) for address, value in zip(addresses, (first, first + xk))],
             inside[0].eq((p.iy >= 0) & (p.iy < p.h) & (p.ix >= 0) & (p.ix < p.w)),
             macs[0].valid.eq(self.valid), starts[0].eq(self.valid & self.start), xus[0].eq(p.xu),
@@ -354,9 +355,9 @@ class PixelWalker(Module):
             macs[0].entry.eq(p.entry), macs[0].overwrite.eq(p.overwrite), macs[0].w4.eq(p.w4),
             macs[0].last.eq(p.last & self.end_x & self.end_y),
             macs[0].error.eq(p.error | Mux(p.w4, p.entry[half:] != 0, p.entry[half + 1:] != 0)),
-            *[word.eq(inside[2] & counts) for word, counts in zip(self.inside, (1, macs[2].double))],
+            *[word.eq(inside[3] & counts) for word, counts in zip(self.inside, (1, macs[3].double))],
         ]
         self.comb += self.busy.eq(reduce(or_, (mac.valid for mac in macs[:-1]), self.valid))
         for chain in (macs, starts, inside, xus):
             self.sync += [after.eq(before) for before, after in zip(chain, chain[1:])]
-        self.sync += If(spm_error, macs[2].error.eq(1))
+        self.sync += If(spm_error, macs[3].error.eq(1))

@@ -7,8 +7,9 @@ theirs. Given a place for each of them, side by side by lane, the placer brings 
 # MULT18X18D blocks lie in rows, four in every nine columns: the first columns of the nines of an 85F.
 COLUMNS = (4, 13, 22, 31, 40, 49, 58, 69, 78, 87, 96, 105, 114)
 BLOCKS = ((0, "MULT18_0"), (1, "MULT18_1"), (4, "MULT18_4"), (5, "MULT18_5"))
-# (row, number of the first multiplier in the row) of each lane; lanes that share their operands' registers are neighbours.
-LANES = ((58, 2), (58, 18), (58, 34), (34, 34), (34, 2), (34, 18), (10, 2), (10, 18))
+# (row, number of the first multiplier in the row) of each lane; lanes that share their operands' registers are neighbours. The
+# free ones of row 58 are POST's, beside the memories that it works on.
+LANES = ((58, 2), (58, 18), (34, 2), (34, 18), (34, 34), (10, 34), (10, 2), (10, 18))
 
 
 def bel(row, number):
