@@ -14,10 +14,10 @@ class ParamMemory(LiteXModule):
     """``param_words`` records of 512 bits in four block memories of one word each.
 
     adr, dat_r  record read port, data one cycle after the address
-    clients     MemoryPorts of words (four a record), write only, highest priority first; one write a cycle. ``we`` has one
+    clients     MemoryPorts of words (four a record), write only, highest priority first; one write a cycle, registered. ``we`` has one
                 bit for each 16 bits of the word, equal for those of one lane or of the scalars, or one for all of it
     A word read in the cycle in which it is written is undefined: tokens order LOAD and POST, and NORM, which writes to the
-    record that it reads, uses no word in the two cycles after writing it.
+    record that it reads, uses no word in the three cycles after writing it.
     """
 
     def __init__(self, config, clients):
@@ -26,14 +26,16 @@ class ParamMemory(LiteXModule):
         # # #
 
         quarters = isa.PARAM_BYTES // config.word_bytes
-        adr, data = Signal(max=quarters * config.param_words), Signal(config.word_bits)
+        adr, data = Signal(max=quarters * config.param_words, reset_less=True), Signal(config.word_bits, reset_less=True)
         we = Signal(config.word_bits // STROBE_BITS)
-        chain = []
+        chain, ready = [], []
         for client in clients:
             strobes = client.we if len(client.we) > 1 else Replicate(client.we, len(we))
-            grant = [adr.eq(client.adr), data.eq(client.dat_w), we.eq(strobes), client.ready.eq(1)]
+            grant = [adr.eq(client.adr), data.eq(client.dat_w), we.eq(strobes)]
+            ready = ready.Elif(client.valid, client.ready.eq(1)) if ready else If(client.valid, client.ready.eq(1))
             chain = chain.Elif(client.valid, *grant) if chain else If(client.valid, *grant)
-        self.comb += chain
+        self.comb += ready
+        self.sync += [we.eq(0), chain]
         select = log2_int(quarters)
         for quarter in range(quarters):
             memory = block_ram(config.word_bits, config.param_words, name=f"param{quarter}")

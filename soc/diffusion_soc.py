@@ -94,7 +94,7 @@ class DiffusionSoC(Appliance, SoCCore):
         slice_master(self, "etherbone")
         core = self.ethcore_etherbone
         self.ip_buffer = PortBuffer(core.mac.crossbar, ethernet_type_ip, receive=("valid", "ready"), send=("ready",))
-        self.icmp_buffer = PortBuffer(core.ip.crossbar, icmp_protocol, receive=("ready",))
+        self.icmp_buffer = PortBuffer(core.ip.crossbar, icmp_protocol, receive=("valid", "ready"), send=("valid",))
         self.etherbone_buffer = PortBuffer(core.udp.crossbar, UDP_PORT, receive=("ready",), send=("valid",))
 
     def add_bulk(self, ip_address):
