@@ -58,7 +58,7 @@ def buffers_of(image, words, pixels, steps, batch, decoded):
 def check_resident(graph):
     """Raise CompileError for what only layers from DRAM to DRAM can do."""
     for node in graph.nodes.values():
-        if node.op in ("layer_norm", "mul") or node.attrs.get("times") or node.attrs.get("runtime"):
+        if node.op in ("layer_norm", "mul", "condition_table", "constant") or node.attrs.get("times") or node.attrs.get("runtime"):
             raise CompileError(f"layer {node.name} ({node.path}): compiled only with activations in DRAM")
 
 

@@ -29,7 +29,8 @@ class Layer:
     """What the plan needs to know of a layer.
 
     node : conv Node; parts : blocks of each input tensor; shape : (C, H, W) of the input; w4 : int4 weights;
-    normed : the input is normalised on chip; residual : an equally large tensor is added; spare : SPM words taken.
+    normed : the input is normalised on chip; residual : an equally large tensor is added; spare : SPM words taken;
+    out_words : SPM words that the places of output blocks take for every pixel.
     """
     node: object
     parts: tuple
@@ -38,6 +39,7 @@ class Layer:
     normed: bool
     residual: bool
     spare: int = 0
+    out_words: int = OUT_SLOTS
 
     @property
     def taps(self):
@@ -106,7 +108,7 @@ def _candidates(config, layer):
             break
         tiles = balanced(oh, rows)
         in_words = [count * layer.shape[2] for _, count in (input_rows(layer.node, layer.shape[1], y, n) for y, n in tiles)]
-        plane, ring = odd_plane(max(in_words)), spm - OUT_SLOTS * rows * ow
+        plane, ring = odd_plane(max(in_words)), spm - layer.out_words * rows * ow
         # A batch in half of the accumulators leaves the other half to the next: drains overlap its products.
         limit = config.acc_words // (size * rows * ow) * (1 if layer.w4 else 2)
         for at_once in {1, max(1, limit // 2), min(limit, len(chunks))}:
