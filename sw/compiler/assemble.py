@@ -11,8 +11,8 @@ MOST_DESCRIPTORS = (1 << 16) - 1        # of the engine's register program_len
 
 
 def resources_of(items):
-    """Resources in order of first use."""
-    return list(dict.fromkeys(r for item in items for r, _ in item.needs.values()))
+    """Resources that need a place in DRAM, in order of first use."""
+    return list(dict.fromkeys(r.whole for item in items for r, _ in item.needs.values()))
 
 
 def schedule(items, image, areas, layer_names):
