@@ -111,7 +111,7 @@ def _candidates(config, layer):
         plane, ring = odd_plane(max(in_words)), spm - layer.out_words * rows * ow
         # A batch in half of the accumulators leaves the other half to the next: drains overlap its products.
         limit = config.acc_words // (size * rows * ow) * (1 if layer.w4 else 2)
-        for at_once in {1, max(1, limit // 2), min(limit, len(chunks))}:
+        for at_once in dict.fromkeys((max(1, limit // 2), 1, min(limit, len(chunks)))):      # of equal plans the first is taken
             for blocks in range(1, widest + 1):
                 slices = _slices(layer.parts, blocks)
                 for resident in (True, False):
