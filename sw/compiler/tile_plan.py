@@ -14,7 +14,7 @@ OUT_SLOTS = 4            # output blocks on chip: one awaits its residual, one i
 SLICE_BLOCKS = 8         # most blocks of a slice: finer slices come and go sooner
 SLICES_AHEAD = 3         # slices on chip at least, when they do not stay
 DRAM_SHARE = 0.85        # of the DRAM's peak that long transfers reach
-DESCRIPTOR_WORDS = 8     # fetched for a product: GEMM and the LOAD of its weights
+DESCRIPTOR_WORDS = 40    # that a product costs beside its weights: GEMM and LOAD are fetched, and a LOAD waits for the one before
 OVERLAP_LOSS = 0.05      # of the work that hides behind the longest: tie-breaker between plans
 
 
