@@ -104,7 +104,7 @@ class TiledConv:
         self.place_words = 2 if patch > 1 else 1                             # of a pixel of an output block: int16 of two groups, or int8
         out_words = OUT_SLOTS * self.place_words + (INT16_WORDS if residual else 0)
         self.plan = plan_tiles(state.config, Layer(node, parts, (16 * sum(parts),) + tuple(sources[0].shape[1:]), w4,
-                                                   norm is not None, self.brought is not None, self.spare, out_words))
+                                                   norm is not None, self.brought is not None, self.spare, out_words), state.product_blocks)
         self.params, self.sums = self.all_params()
         self.tile_pixels = self.plan.tiles[0][1] * node.shape[2]
         self.slots = state.config.spm_words - out_words * self.tile_pixels
@@ -161,7 +161,7 @@ class TiledConv:
                 drains.prepare()
             self.product(stream.use(step, piece), piece, chunk, tile, accumulators[tile, chunk], count > 1)
             if count == products:
-                drains.drain(accumulators.pop((tile, chunk)))
+                drains.drain(*accumulators.pop((tile, chunk)), tile, chunk)
 
     def product(self, source, piece, chunk, tile, accumulators, accumulate):
         """One GEMM: a slice by the weights of a chunk."""
@@ -181,7 +181,7 @@ class Drains:
 
     def __init__(self, conv):
         self.conv, self.state = conv, conv.state
-        self.order = [(tile, chunk) for tile in conv.plan.tiles for batch in conv.plan.batches() for chunk in batch]
+        self.order = [(tile, part) for tile in conv.plan.tiles for batch in conv.plan.batches() for chunk in batch for part in self.parts(chunk)]
         self.loaded = self.done = 0
 
     def place(self, number):
@@ -189,6 +189,11 @@ class Drains:
         (_, rows), (first, _) = self.order[number]
         words = self.conv.tile_pixels * self.conv.place_words
         return Tensor(self.conv.out.name, (16, rows, self.conv.node.shape[2] * self.conv.place_words), self.conv.slots + number % OUT_SLOTS * words)
+
+    def parts(self, chunk):
+        """[(first group, groups)] of the output blocks of a chunk."""
+        (first, count), size = chunk, 1 if self.conv.w4 else 2
+        return [(g, min(size, first + count - g)) for g in range(first, first + count, size)]
 
     def block(self, chunk):
         return chunk[0] if self.conv.w4 else chunk[0] // 2
@@ -201,7 +206,20 @@ class Drains:
             move(self.state, "LOAD", conv.brought, self.block(chunk), tile[0], self.place(self.loaded))
             self.loaded += 1
 
-    def drain(self, accumulators):
+    def drain(self, acc, region, tile, chunk):
+        """POST and STORE of the output blocks of a chunk."""
+        pixels = tile[1] * self.conv.node.shape[2]
+        for part in self.parts(chunk):
+            self.prepare()
+            at = acc + (part[0] - chunk[0]) * pixels
+            self.drain_part((at, region if len(self.parts(chunk)) == 1 else self.part_region(at, part[1] * pixels)))
+
+    def part_region(self, at, entries):
+        """Intervals of accumulators from ``at`` on."""
+        halves = (0, self.state.config.acc_words) if self.conv.w4 else (0,)
+        return [("ACC", at + half, at + half + entries) for half in halves]
+
+    def drain_part(self, accumulators):
         """POST and STORE of the next output block; the residual is replaced in place."""
         conv, (tile, chunk), out = self.conv, self.order[self.done], self.place(self.done)
         if conv.patch > 1:

@@ -41,8 +41,9 @@ class TiledGraph(TiledProgram):
     tables that the host fills lie, their shape and scale; ``places``: tensors by the name of their layer.
     """
 
-    def __init__(self, config, graph, scales, bits, steps, image, buffers):
+    def __init__(self, config, graph, scales, bits, steps, image, buffers, product_blocks=1):
         TiledProgram.__init__(self, config, image, steps)
+        self.state.product_blocks = product_blocks
         self.buffers = buffers
         self.graph, self.scales, self.bits = graph, scales, bits
         self.arena, self.tensors, self.uses, self.conditions = Arena(), {}, {}, {}

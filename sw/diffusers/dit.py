@@ -66,7 +66,7 @@ class DiTImport(DiffusersImport):
 
     def __init__(self, config, weights, size, timesteps):
         DiffusersImport.__init__(self, weights, None, EPS, "silu")
-        self.config, self.timesteps, self.patch = config, timesteps, config["patch_size"]
+        self.config, self.timesteps, self.patch, self.embeddings = config, timesteps, config["patch_size"], []
         self.x = self.node("sample", "input", [], (config["in_channels"], *size))
 
     def unread(self):
@@ -84,6 +84,14 @@ class DiTImport(DiffusersImport):
         hidden = silu(self.dense(f"{path}.timestep_embedder.linear_1", sinusoids(self.timesteps, TIME_CHANNELS, True, 1)))
         time = self.dense(f"{path}.timestep_embedder.linear_2", hidden)
         labels, self.path = self.get(f"{path}.class_embedder.embedding_table.weight"), path
+        for known_time, known_labels, result in self.embeddings:      # many models have one for all blocks
+            if np.array_equal(time, known_time) and np.array_equal(labels, known_labels):
+                return result
+        self.embeddings.append((time, labels, self.embedded(path, time, labels)))
+        return self.embeddings[-1][2]
+
+    def embedded(self, path, time, labels):
+        """``embedding`` of the two's tables [steps, C], [labels, C]."""
         if len(time) * len(labels) <= TABLE_ROWS:
             return silu(time[:, None] + labels)
         x = self.add(f"{path}.sum", self.step_table(f"{path}.time", time), self.label_table(f"{path}.label", labels))
