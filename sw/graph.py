@@ -16,7 +16,8 @@ conv          x (, r)         weight [M, C, kh, kw], bias [M] or [T, M] (by step
               (, s)           after fusion: r is added (or a vector broadcast) or, with ``times``, multiplies, and s is added;
                               then function
 norm          x               gamma, beta [C] or [T, C] (by step), groups, eps, (function after fusion)   GroupNorm
-layer_norm    x (, m, v)      gamma, beta [C] or None after folding, eps          over the channels of each pixel; after fusion: times m plus v, vectors
+layer_norm    x (, m, v)      gamma, beta [C] or None after folding, eps          over the channels of each pixel;
+                              after fusion: times m plus v, vectors
 modulate      x, v            -                                       x * (1 + v[:C]) + v[C:], v a vector of 2C channels
 act           x               function (see isa.ACT)
 add           a, b            -                                       b may be a vector

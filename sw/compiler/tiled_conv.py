@@ -16,7 +16,6 @@ from litediffusion.sw.compiler.state import Tensor
 from litediffusion.sw.compiler.tile_plan import OUT_SLOTS, Layer, plan_tiles
 from litediffusion.sw.compiler.tiles import Slice, SliceStream, move
 
-
 PIECE_RECORDS = 32       # of a layer that has more than fit on chip with the next layer's
 INT16_WORDS = 2          # SPM words of a pixel of an output block whose 16 channels are int16
 

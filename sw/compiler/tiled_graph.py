@@ -191,8 +191,8 @@ class TiledGraph(TiledProgram):
                 self.bring_statistics(norm, names)
         operand, residual = ([self.tensors[name] for name in node.inputs[1:]] + [None, None])[:2]
         bits = self.bits.get(node.name, 8)
-        out = self.conv(node.name, sources, attrs, None if final else self.scales[node.name], norm=norm_of, operand=operand, residual=residual, bits=bits,
-                        s_factor=self.scales[f"{node.name}.factor"] if attrs.get("times") else None, stat=-1 if final else self.stats.kept(node.name))
+        out = self.conv(node.name, sources, attrs, None if final else self.scales[node.name], norm=norm_of, operand=operand, residual=residual,
+                        bits=bits, s_factor=self.scales[f"{node.name}.factor"] if attrs.get("times") else None, stat=-1 if final else self.stats.kept(node.name))
         if norm:
             self.stats.done(norm.name)
         if joined:
@@ -207,7 +207,8 @@ class TiledGraph(TiledProgram):
         bias, pixels = attrs["bias"], attrs.get("unpatch", 1) ** 2
         if pixels == 1:
             return attrs
-        return dict(attrs, weight=fill_heads(attrs["weight"], pixels, 0, 8), bias=None if bias is None else fill_heads(bias, pixels, bias.ndim - 1, 8))
+        bias = None if bias is None else fill_heads(bias, pixels, bias.ndim - 1, 8)
+        return dict(attrs, weight=fill_heads(attrs["weight"], pixels, 0, 8), bias=bias)
 
     def conv_weight(self, node, channels):
         """The weights as the products take them: channels of parts and of heads filled up."""
