@@ -33,8 +33,9 @@ def gemm_cycles(config, d):
 
 
 def post_cycles(config, d):
-    """Cycles in which POST takes elements."""
-    return d["n0"] * d["n1"] * d["n2"] * config.post_beats
+    """Cycles in which POST takes elements: one more each if source and operand are both read from the scratchpad, through one port."""
+    both = d["src"] != isa.SRC["ACC"] and d["rop"] != isa.ROP["NONE"]
+    return d["n0"] * d["n1"] * d["n2"] * (config.post_beats + both)
 
 
 def norm_cycles(config, d):

@@ -8,15 +8,20 @@ input         -               -                                       the noisy 
 step_table    -               values [T, C]                           row of the current step
 label_table   -               values [labels, C] or [labels, C, N]    of the label: a vector or N tokens;
                               runtime                                 True: rows that the host replaces (texts), these are for calibration
+condition_table -             values [T, labels, C]                   row of the current step and the label, a vector
+constant      -               values [C, H, W]
 conv          x (, r)         weight [M, C, kh, kw], bias [M] or [T, M] (by step) or None, stride, pad, pad_end (after the last row and
-                              column, else pad), up (nearest x2 first);
-                              after fusion: r is added (or a vector broadcast) or, with ``times``, multiplies; then function
+                              column, else pad), up (nearest x2 first), unpatch (p: the M = p*p*C channels of a
+                              pixel are those of p*p pixels, row by row);
+              (, s)           after fusion: r is added (or a vector broadcast) or, with ``times``, multiplies, and s is added;
+                              then function
 norm          x               gamma, beta [C] or [T, C] (by step), groups, eps, (function after fusion)   GroupNorm
-layer_norm    x               gamma, beta [C] or None after folding, eps          over the channels of each pixel
+layer_norm    x (, m, v)      gamma, beta [C] or None after folding, eps          over the channels of each pixel;
+                              after fusion: times m plus v, vectors
 modulate      x, v            -                                       x * (1 + v[:C]) + v[C:], v a vector of 2C channels
 act           x               function (see isa.ACT)
 add           a, b            -                                       b may be a vector
-mul           a, b            -                                       a * b
+mul           a, b            -                                       a * b; b may be a vector
 cat           a, b, ...       -                                       along C
 attention     q, k, v         heads, keys                             softmax(q k^T / sqrt(d)) v over the first ``keys`` tokens of k and v
 upsample      x               -                                       nearest x2
@@ -26,7 +31,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-OPS = ("input", "step_table", "label_table", "conv", "norm", "layer_norm", "modulate", "act", "add", "mul", "cat", "attention", "upsample")
+OPS = ("input", "step_table", "label_table", "condition_table", "constant", "conv", "norm", "layer_norm", "modulate", "act", "add", "mul", "cat",
+       "attention", "upsample")
 
 
 class GraphError(ValueError):
@@ -80,7 +86,8 @@ def conv_shape(shape, attrs):
     if attrs.get("up"):
         h, w = 2 * h, 2 * w
     pad, stride = attrs["pad"] + attrs.get("pad_end", attrs["pad"]), attrs["stride"]
-    return m, (h + pad - kh) // stride + 1, (w + pad - kw) // stride + 1
+    patch = attrs.get("unpatch", 1)
+    return m // patch ** 2, patch * ((h + pad - kh) // stride + 1), patch * ((w + pad - kw) // stride + 1)
 
 
 def _expected_shape(graph, node):
@@ -89,15 +96,11 @@ def _expected_shape(graph, node):
         return conv_shape(shapes[0], node.attrs)
     if node.op in ("norm", "layer_norm", "act"):
         return shapes[0]
-    if node.op == "add":
+    if node.op in ("add", "mul"):
         a, b = shapes[:2]
         if b != a and b != (a[0], 1, 1):
-            raise GraphError(f"{node.name} ({node.path}): cannot add {b} to {a}; shapes must be equal or the second a vector")
+            raise GraphError(f"{node.name} ({node.path}): {node.op} of {a} and {b}; shapes must be equal or the second a vector")
         return a
-    if node.op == "mul":
-        if shapes[0] != shapes[1]:
-            raise GraphError(f"{node.name} ({node.path}): cannot multiply {shapes[0]} by {shapes[1]}; shapes must be equal")
-        return shapes[0]
     if node.op == "cat":
         if len({s[1:] for s in shapes}) != 1:
             raise GraphError(f"{node.name} ({node.path}): concat of different sizes {shapes}")
@@ -146,7 +149,7 @@ def macs(graph):
     for node in graph.nodes.values():
         if node.op == "conv":
             m, c, kh, kw = node.attrs["weight"].shape
-            out[node.name] = m * c * kh * kw * node.shape[1] * node.shape[2]
+            out[node.name] = m * c * kh * kw * node.shape[1] * node.shape[2] // node.attrs.get("unpatch", 1) ** 2
         elif node.op == "attention":
             c, h, w = node.shape
             keys = graph.shape(node.inputs[1])

@@ -60,6 +60,7 @@ class GraphBuilder:
         return self.node(name, "add", [a, b], self.shape(a))
 
     def mul(self, name, a, b):
+        """a * b; b may be a vector."""
         return self.node(name, "mul", [a, b], self.shape(a))
 
     def cat(self, name, parts):
@@ -85,6 +86,14 @@ class GraphBuilder:
     def step_table(self, name, values):
         """Row of the current step of values [steps, C]."""
         return self.node(name, "step_table", [], (values.shape[1], 1, 1), values=values)
+
+    def condition_table(self, name, values):
+        """Row of the current step and the label of values [steps, labels, C]."""
+        return self.node(name, "condition_table", [], (values.shape[2], 1, 1), values=values)
+
+    def constant(self, name, values):
+        """values [C, H, W]."""
+        return self.node(name, "constant", [], values.shape, values=values)
 
     def label_table(self, name, values, runtime=False):
         """Row of the label of values [labels, C] or [labels, C, tokens]; ``runtime``: the host may replace it later."""

@@ -1,6 +1,6 @@
 """Graph passes. Each rewrites the graph in place; ``run_passes`` verifies it after every one.
 
-After the passes a conv may have a second input (added before its activation) and a ``function``; a norm may have a
+After the passes a conv may have more inputs (see ``graph``) and a ``function``, a layer_norm two vectors; a norm may have a
 ``function``; upsample and stand-alone act / add nodes remain only where they could not be fused.
 """
 
@@ -104,18 +104,42 @@ def fold_layer_norm(graph):
         node.attrs.update(gamma=None, beta=None)
 
 
+def fuse_modulation(graph):
+    """layer_norm, times a vector, plus a vector -> layer_norm with both, at the place of the latter."""
+    is_vector = lambda name: graph.shape(name)[1:] == (1, 1)
+    alone = lambda name: len(graph.users(name)) == 1
+    for node in list(graph.nodes.values()):
+        scaled = graph.nodes[node.inputs[0]] if node.op == "add" else None
+        if scaled is None or scaled.op != "mul" or not alone(scaled.name) or not is_vector(node.inputs[1]):
+            continue
+        norm = graph.nodes[scaled.inputs[0]]
+        if norm.op == "layer_norm" and len(norm.inputs) == 1 and alone(norm.name) and is_vector(scaled.inputs[1]):
+            node.op, node.attrs, node.path = "layer_norm", norm.attrs, norm.path
+            node.inputs = [norm.inputs[0], scaled.inputs[1], node.inputs[1]]
+            del graph.nodes[scaled.name], graph.nodes[norm.name]
+            _rename(graph, node.name, norm.name)
+
+
+def _takes_operand(graph, conv, node):
+    """True if an add or mul can become an operand of a conv that it reads: its second one or, added to a product with a vector, its third."""
+    if conv.op != "conv" or len(graph.users(conv.name)) != 1 or conv.attrs.get("unpatch"):
+        return False
+    gated = conv.attrs.get("times") and len(conv.inputs) == 2 and graph.shape(conv.inputs[1])[1:] == (1, 1)
+    return len(conv.inputs) == 1 or bool(gated) and node.op == "add"
+
+
 def fuse_operand(graph):
-    """conv + add or mul -> conv with a second operand, at the place of the latter (both operands are computed there)."""
+    """conv + add or mul -> conv with an operand more, at the place of the latter (all operands are computed there)."""
     for node in list(graph.nodes.values()):
         if node.op not in ("add", "mul"):
             continue
         for at, other in ((0, 1), (1, 0)):
             conv = graph.nodes[node.inputs[at]]
             same = node.inputs[0] != node.inputs[1] and graph.shape(node.inputs[at]) == node.shape
-            if same and conv.op == "conv" and len(conv.inputs) == 1 and len(graph.users(conv.name)) == 1:
+            if same and _takes_operand(graph, conv, node):
                 node.attrs = dict(conv.attrs, times=True) if node.op == "mul" else conv.attrs
                 node.op, node.path = "conv", conv.path or node.path
-                node.inputs = [conv.inputs[0], node.inputs[other]]
+                node.inputs = [*conv.inputs, node.inputs[other]]
                 del graph.nodes[conv.name]
                 _rename(graph, node.name, conv.name)
                 break
@@ -133,7 +157,7 @@ def fuse_act(graph):
             _drop(graph, node.name, producer.name)
 
 
-PASSES = (fold_steps, share_activations, fold_upsample, fold_layer_norm, fuse_operand, fuse_act)
+PASSES = (fold_steps, share_activations, fold_upsample, fold_layer_norm, fuse_modulation, fuse_operand, fuse_act)
 
 
 def run_passes(graph):

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-ACT = {"SILU": F.silu, "RELU": F.relu, "GELU": F.gelu, "TANH": torch.tanh}
+ACT = {"SILU": F.silu, "RELU": F.relu, "GELU": F.gelu, "GELU_TANH": lambda x: F.gelu(x, approximate="tanh"), "TANH": torch.tanh}
 
 
 def _attention(q, k, v, heads, keys):
@@ -28,7 +28,14 @@ def _conv(node, x, step, cache):
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
     begin = node.attrs["pad"]
     end = node.attrs.get("pad_end", begin)
-    return F.conv2d(F.pad(x, (begin, end, begin, end)), weight, bias, node.attrs["stride"])
+    return _unpatched(F.conv2d(F.pad(x, (begin, end, begin, end)), weight, bias, node.attrs["stride"]), node.attrs.get("unpatch", 1))
+
+
+def _unpatched(x, patch):
+    """[B, C, pH, pW] of [B, (row, column, C), H, W]."""
+    b, c, h, w = x.shape
+    parts = x.reshape(b, patch, patch, c // patch ** 2, h, w)
+    return parts.permute(0, 3, 4, 1, 5, 2).reshape(b, c // patch ** 2, patch * h, patch * w)
 
 
 def _function(attrs, y):
@@ -36,16 +43,17 @@ def _function(attrs, y):
     return ACT[attrs["function"]](y) if attrs.get("function") else y
 
 
-def _layer_norm(attrs, x):
+def _layer_norm(attrs, x, others):
     weights = [None if attrs[k] is None else torch.as_tensor(attrs[k], dtype=torch.float32) for k in ("gamma", "beta")]
-    return F.layer_norm(x.movedim(1, -1), x.shape[1:2], *weights, attrs["eps"]).movedim(-1, 1)
+    y = F.layer_norm(x.movedim(1, -1), x.shape[1:2], *weights, attrs["eps"]).movedim(-1, 1)
+    return y * others[0] + others[1] if others else y
 
 
 def _combine(node, y, others, watch):
-    """A conv's result with its second operand."""
+    """A conv's result with its other operands."""
     if node.attrs.get("times"):
         watch(f"{node.name}.factor", y)
-        return y * others[0]
+        y, others = y * others[0], others[1:]
     return y + others[0] if others else y
 
 
@@ -58,13 +66,17 @@ def _node(node, args, step, labels, x, cache, watch):
     if node.op == "label_table":
         rows = torch.as_tensor(a["values"], dtype=torch.float32)[labels]
         return rows.reshape(len(rows), *node.shape)
+    if node.op == "condition_table":
+        return torch.as_tensor(a["values"][step], dtype=torch.float32)[labels][:, :, None, None]
+    if node.op == "constant":
+        return torch.as_tensor(a["values"], dtype=torch.float32)[None].expand(x.shape[0], -1, -1, -1)
     if node.op == "conv":
         return _function(a, _combine(node, _conv(node, args[0], step, cache), args[1:], watch))
     if node.op == "norm":
         gamma, beta = (_by_step(a[k], step) for k in ("gamma", "beta"))
         return _function(a, F.group_norm(args[0], a["groups"], gamma, beta, a["eps"]))
     if node.op == "layer_norm":
-        return _layer_norm(a, args[0])
+        return _layer_norm(a, args[0], args[1:])
     if node.op == "act":
         return ACT[a["function"]](args[0])
     if node.op == "add":

@@ -33,6 +33,13 @@ class DiffusersSource(Source):
 
         return scheduler_table(self.folder.scheduler or {}, steps, name, eta)
 
+    def vae_decoder(self):
+        """Graph of the decoder of the pipeline's autoencoder, None if there is none."""
+        from litediffusion.sw.diffusers.vae import import_decoder
+
+        vae = self.folder.vae
+        return vae and import_decoder(vae.config, vae.weights, self.shape[1:])
+
 
 @dataclass
 class ModelSource(Source):
@@ -59,6 +66,13 @@ class ModelSource(Source):
         return sampler_table(name or "ddim", steps, eta)
 
 
+def checked_label(label, labels):
+    """The label of no class, if the model knows it. Raises ModelError."""
+    if not 0 <= label < labels:
+        raise ModelError(f"null label {label}: the model knows 0..{labels - 1}")
+    return label
+
+
 @dataclass
 class FolderSource(DiffusersSource):
     """A UNet2DModel in a folder as diffusers saves it.
@@ -75,15 +89,42 @@ class FolderSource(DiffusersSource):
         config = checked_config(self.folder.config)
         self.name, self.labels = self.folder.name, config["num_class_embeds"] or 1
         self.shape = (config["in_channels"], *image_size(config, self.size))
-        if self.null_label is not None and not 0 <= self.null_label < self.labels:
-            raise ModelError(f"null label {self.null_label}: the model knows 0..{self.labels - 1}")
         self.guidance = 1.0 if self.null_label is None else 2.0
-        self.null_label = self.null_label or 0
+        self.null_label = checked_label(self.null_label or 0, self.labels)
 
     def graph(self, timesteps):
         from litediffusion.sw.diffusers.unet2d import import_unet2d
 
         return import_unet2d(self.folder.config, self.folder.weights, timesteps, self.size)
+
+
+@dataclass
+class DiTSource(DiffusersSource):
+    """A DiTTransformer2DModel in a folder as diffusers saves it, with the decoder of its pipeline's AutoencoderKL if there is one.
+
+    size : of the latents, None: as its config says; null_label : the label of no class, None: the one after the classes.
+    """
+    folder: object
+    size: object = None
+    null_label: int | None = None
+    guidance: float = 4.0           # DiTPipeline's
+
+    def __post_init__(self):
+        from litediffusion.sw.diffusers.dit import checked_config, latent_size
+
+        config = checked_config(self.folder.config)
+        self.name, self.labels = self.folder.name, config["num_embeds_ada_norm"] + 1
+        self.shape = (config["in_channels"], *latent_size(config, self.size))
+        self.null_label = checked_label(config["num_embeds_ada_norm"] if self.null_label is None else self.null_label, self.labels)
+
+    def graph(self, timesteps):
+        from litediffusion.sw.diffusers.dit import import_dit
+
+        return import_dit(self.folder.config, self.folder.weights, timesteps, self.size)
+
+    def decoder(self):
+        return self.vae_decoder()
+
 
 @dataclass
 class TextSource(DiffusersSource):
@@ -114,10 +155,7 @@ class TextSource(DiffusersSource):
         return import_unet2d_condition(self.folder.config, self.folder.weights, timesteps, self.texts.repeated(self.slots), self.size)
 
     def decoder(self):
-        from litediffusion.sw.diffusers.vae import import_decoder
-
-        vae = self.folder.vae
-        return vae and import_decoder(vae.config, vae.weights, self.shape[1:])
+        return self.vae_decoder()
 
     def text(self):
         return {"encoder": self.encoder, "tokens": self.texts.states.shape[1]}
@@ -135,8 +173,10 @@ def load_folder(path, size=None, null_label=None, texts=None):
     kind = folder.config.get("_class_name", "UNet2DModel")
     if kind == "UNet2DModel":
         return FolderSource(folder, size, null_label)
+    if kind in ("DiTTransformer2DModel", "Transformer2DModel"):
+        return DiTSource(folder, size, null_label)
     if kind != "UNet2DConditionModel":
-        raise ModelError(f"{path}: holds a {kind}; UNet2DModel and UNet2DConditionModel are what can be compiled so far")
+        raise ModelError(f"{path}: holds a {kind}; UNet2DModel, UNet2DConditionModel and DiTTransformer2DModel are what can be compiled so far")
     if texts is None:
         raise ModelError(f"{path}: the model attends to texts: give some for the calibration, as a file (--texts, see sw/README.md)")
     return TextSource(folder, load_texts(texts), size=size)

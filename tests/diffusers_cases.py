@@ -1,13 +1,13 @@
 """Models of diffusers with random weights, and their integer programs beside them; what the tests of the importers share."""
 
-from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel, UNet2DModel
+from diffusers import AutoencoderKL, AutoencoderTiny, DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 import numpy as np
 import torch
 
 from litediffusion.sw.devices.model import ModelDevice
 from litediffusion.sw.diffusers.folder import StateDict
 from litediffusion.sw.pipeline import compile_model, upload
-from litediffusion.sw.sources import FolderSource, TextSource
+from litediffusion.sw.sources import DiTSource, FolderSource, TextSource
 from litediffusion.sw.texts import TextStates
 
 STEPS = 3
@@ -38,6 +38,16 @@ def text_unet(config):
     return seeded(UNet2DConditionModel, config)
 
 
+def dit(config):
+    """DiTTransformer2DModel whose conditions matter: those of diffusers' initial weights hardly move anything."""
+    model = seeded(DiTTransformer2DModel, config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm1.linear" in name or "proj_out_1" in name:
+                parameter.mul_(4.0)
+    return model
+
+
 def autoencoder(config):
     """AutoencoderKL, or AutoencoderTiny if the config is one's."""
     return seeded(AutoencoderTiny if "decoder_block_out_channels" in config else AutoencoderKL, config)
@@ -57,6 +67,10 @@ def float_output(model, x, t, labels, texts=None):
     """Output of a model of diffusers, float [B, C, H, W]."""
     tensor = lambda values: torch.tensor(values, dtype=torch.float32)
     more = {}
+    if isinstance(model, DiTTransformer2DModel):
+        with torch.no_grad():
+            out = model(tensor(x), torch.full((len(x),), int(t)), torch.tensor(labels)).sample
+        return out[:, :x.shape[1]].numpy()          # without variances
     if texts is not None:
         more["encoder_hidden_states"] = tensor(texts.states[labels])
         if texts.pooled is not None:
@@ -69,6 +83,8 @@ def float_output(model, x, t, labels, texts=None):
 
 def source_of(model, texts=None, vae=None):
     """The source of a model."""
+    if isinstance(model, DiTTransformer2DModel):
+        return DiTSource(Loaded(model, vae), guidance=1.0)
     if texts is None:
         return FolderSource(Loaded(model))
     return TextSource(Loaded(model, vae), texts, slots=LABELS)
@@ -130,6 +146,6 @@ def mean_sqnr(model, texts=None, inputs=3):
     device, pairs = ModelDevice(), []
     upload(device, program)
     for seed in range(inputs):
-        x, label = np.random.default_rng(seed).standard_normal(source.shape), seed + 1 if texts else 0
+        x, label = np.random.default_rng(seed).standard_normal(source.shape), seed + 1 if texts or isinstance(model, DiTTransformer2DModel) else 0
         pairs.append((float_output(model, x[None], timesteps[0], [label], texts)[0], evaluate_program(device, program, x, 0, label)))
     return sqnr(pairs)

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from diffusers_cases import (LABELS, Loaded, autoencoder, compiled, decode_program, evaluate_program, float_output, mean_sqnr, sqnr,
                              step_program, text_unet, texts_for)
+from litediffusion.cores.config import PRESETS
 from litediffusion.sw.cli.main import app
 from litediffusion.sw.devices.model import ModelDevice
 from litediffusion.sw.devices.rtl import RtlDevice
@@ -15,8 +16,9 @@ from litediffusion.sw.diffusers.folder import StateDict
 from litediffusion.sw.diffusers.unet2d_condition import import_unet2d_condition
 from litediffusion.sw.diffusers.vae import import_decoder
 from litediffusion.sw.graph_builder import UnsupportedLayer
+from litediffusion.sw.layer_noise import layer_noise
 from litediffusion.sw.passes import run_passes
-from litediffusion.sw.pipeline import compile_model, generate, upload, write_texts
+from litediffusion.sw.pipeline import compile_model, generate, import_model, upload, write_texts
 from litediffusion.sw.reference import evaluate
 from litediffusion.sw.sources import ModelError, load_model
 from litediffusion.sw.texts import TextError, TextStates, encode
@@ -95,6 +97,14 @@ def test_import_is_equal_to_diffusers(name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_program_is_near_float(name):
     assert mean_sqnr(*make(name), inputs=1) >= 22.0
+
+
+def test_layer_norm_of_half_a_block():
+    """56 channels are three blocks and a half: what lies in the other half is no part of a row's sums."""
+    source, program, _ = compiled(*make("odd_widths"))
+    graph, x = import_model(source, 3, "ddim")[0], np.random.default_rng(0).standard_normal(source.shape)
+    noise = {row["name"]: row["sqnr_db"][0] for row in layer_noise(program, PRESETS["ecpix5"], graph, [(0, x)], 1)}
+    assert noise["mid_block.attentions.0.transformer_blocks.0.norm1"] > noise["mid_block.attentions.0.proj_in"] - 1.5
 
 
 @pytest.mark.parametrize("name", ["default", "linear_projection", "odd_widths", "tiny_sdxl"])

@@ -11,8 +11,8 @@ MOST_DESCRIPTORS = (1 << 16) - 1        # of the engine's register program_len
 
 
 def resources_of(items):
-    """Resources in order of first use."""
-    return list(dict.fromkeys(r for item in items for r, _ in item.needs.values()))
+    """Resources that need a place in DRAM, in order of first use."""
+    return list(dict.fromkeys(r.whole for item in items for r, _ in item.needs.values()))
 
 
 def schedule(items, image, areas, layer_names):
@@ -37,8 +37,12 @@ def assemble(items, image, areas, layer_names):
     return encode(schedule(items, image, areas, layer_names), image)
 
 
+class TooLong(CompileError):
+    """More descriptors than the engine can run."""
+
+
 def check_length(name, program):
-    """Raise CompileError unless the engine can run so many descriptors."""
+    """Raise TooLong unless the engine can run so many descriptors."""
     if len(program) > MOST_DESCRIPTORS:
-        raise CompileError(f"{name}: an evaluation takes {len(program):,} descriptors, the limit is {MOST_DESCRIPTORS:,}: use a "
+        raise TooLong(f"{name}: an evaluation takes {len(program):,} descriptors, the limit is {MOST_DESCRIPTORS:,}: use a "
                            "configuration with larger memories, which cuts layers into fewer pieces")

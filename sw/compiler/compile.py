@@ -1,9 +1,11 @@
 """The compiler's driver: graph + ranges -> Program (image, four programs, meta data)."""
 
+import functools
+
 from litediffusion.cores import isa
 from litediffusion.soc.mailbox import MAX_BATCH
 from litediffusion.soc.memory_map import SELFTEST_BYTES, WINDOW_SIZE
-from litediffusion.sw.compiler.assemble import check_length, encode, resources_of, schedule
+from litediffusion.sw.compiler.assemble import TooLong, check_length, encode, resources_of, schedule
 from litediffusion.sw.compiler.image import Image, align
 from litediffusion.sw.compiler.items import WORD_BYTES, CompileError
 from litediffusion.sw.compiler.lower_graph import GraphLowering
@@ -14,6 +16,7 @@ from litediffusion.sw.container import Program
 from litediffusion.sw.graph import macs
 from litediffusion.sw.quantise import four_bit_candidates
 
+PRODUCT_BLOCKS = (1, 4)
 NAMES = ("init", "eval", "update", "finish")
 
 
@@ -58,7 +61,7 @@ def buffers_of(image, words, pixels, steps, batch, decoded):
 def check_resident(graph):
     """Raise CompileError for what only layers from DRAM to DRAM can do."""
     for node in graph.nodes.values():
-        if node.op in ("layer_norm", "mul") or node.attrs.get("times") or node.attrs.get("runtime"):
+        if node.op in ("layer_norm", "mul", "condition_table", "constant") or node.attrs.get("times") or node.attrs.get("runtime"):
             raise CompileError(f"layer {node.name} ({node.path}): compiled only with activations in DRAM")
 
 
@@ -68,16 +71,16 @@ def lower_resident(config, graph, ranges, per_step, bits, steps, image, buffers)
     return GraphLowering(config, graph, choose_scales(graph, ranges, per_step), bits, steps, image, buffers).run()
 
 
-def lower_tiled(config, graph, ranges, per_step, bits, steps, image, buffers):
+def lower_tiled(config, graph, ranges, per_step, bits, steps, image, buffers, product_blocks=1):
     """The evaluation with activations in DRAM."""
-    return TiledGraph(config, graph, choose_scales(graph, ranges, per_step, split=True), bits, steps, image, buffers).run()
+    return TiledGraph(config, graph, choose_scales(graph, ranges, per_step, split=True), bits, steps, image, buffers, product_blocks).run()
 
 
-def lower_decoder(config, decoder, ranges, bits, image, buffers):
+def lower_decoder(config, decoder, ranges, bits, image, buffers, product_blocks):
     """What makes a picture of the latents after the last step, with activations in DRAM."""
     scales = choose_scales(decoder, {name: ranges[name] for name in decoder.nodes}, False, split=True)
     ends = {"latent": buffers["latent"], "eps": buffers["result"], "eps_stride": 0}
-    return TiledGraph(config, decoder, scales, bits, 1, image, ends).run()
+    return TiledGraph(config, decoder, scales, bits, 1, image, ends, product_blocks).run()
 
 
 def finish_program(config, buffers, pixels, decoder):
@@ -88,12 +91,24 @@ def finish_program(config, buffers, pixels, decoder):
     return (decoder.items if decoder else []) + items, [*layers, "finish"]
 
 
-def compile_graph(graph, config, table, ranges, *, bits=None, per_step=True, null_label=0, labels=1, guidance=1.0, name="model",
-                  batch=MAX_BATCH, tiled=False, window_size=WINDOW_SIZE, decoder=None, text=None):
+def compile_graph(graph, config, table, ranges, **options):
+    """``compile_with`` products of one output block each, or of several if the program is too long otherwise."""
+    for product_blocks in PRODUCT_BLOCKS[:-1]:
+        try:
+            return compile_with(product_blocks, graph, config, table, ranges, **options)
+        except TooLong:
+            if not options.get("tiled"):
+                raise
+    return compile_with(PRODUCT_BLOCKS[-1], graph, config, table, ranges, **options)
+
+
+def compile_with(product_blocks, graph, config, table, ranges, *, bits=None, per_step=True, null_label=0, labels=1, guidance=1.0, name="model",
+                 batch=MAX_BATCH, tiled=False, window_size=WINDOW_SIZE, decoder=None, text=None):
     """Compile a graph (after the passes) into a Program.
 
     Parameters
     ----------
+    product_blocks : output blocks of a product at most, of layers whose activations lie in DRAM.
     table : sampler coefficients of each step; ranges : {tensor: [steps]} of the calibration.
     bits : {conv: 4} for the layers whose weights have 4 bits, of the decoder too; per_step : scales by step, or static.
     null_label, labels : label of the unconditional evaluation, number of labels that a user may ask for.
@@ -109,10 +124,10 @@ def compile_graph(graph, config, table, ranges, *, bits=None, per_step=True, nul
     batch = min(batch, labels - 1) if text else batch
     image = Image(steps)
     buffers = buffers_of(image, words, pixels, steps, batch, decoder is not None)
-    lowering = lower_tiled if tiled else lower_resident
+    lowering = functools.partial(lower_tiled, product_blocks=product_blocks) if tiled else lower_resident
     network = {name: r for name, r in ranges.items() if decoder is None or name not in decoder.nodes}
     low = lowering(config, graph, network, per_step, bits, steps, image, buffers)
-    decoding = decoder and lower_decoder(config, decoder, ranges, bits, image, buffers)
+    decoding = decoder and lower_decoder(config, decoder, ranges, bits, image, buffers, product_blocks)
     finish, finish_layers = finish_program(config, buffers, pixels, decoding)
     items = {"init": init_items(config, buffers, words, shape[0], table), "eval": low.items,
              "update": update_items(config, buffers, words, shape[0], table), "finish": finish}

@@ -40,12 +40,31 @@ class Resource:
     spilled: bool = False
 
     @property
+    def whole(self):
+        """What has a place in DRAM."""
+        return self
+
+    @property
     def words(self):
         return self.data.shape[-1] // WORD_BYTES
 
     def transfer(self):
         """DRAM side of the LOAD's fields, and the intervals of DRAM that it must not read too early."""
         return dict(dram=self.dram, n0=1, n1=1, n2=self.words), []
+
+
+@dataclass(eq=False)
+class Part(Resource):
+    """Bytes [first, first + size of ``data``) of another resource, on chip for themselves."""
+    of: Resource = None
+    first: int = 0
+
+    @property
+    def whole(self):
+        return self.of
+
+    def transfer(self):
+        return dict(dram=self.of.dram + self.first, n0=1, n1=1, n2=self.words), []
 
 
 @dataclass(eq=False)

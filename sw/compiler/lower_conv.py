@@ -2,7 +2,7 @@
 
 from litediffusion.cores import isa
 from litediffusion.sw.compiler.items import CompileError
-from litediffusion.sw.compiler.records import conv_records, quantise_weights, weight_tiles
+from litediffusion.sw.compiler.records import activation_code, conv_records, quantise_weights, weight_tiles
 
 TILE_CYCLES = 600        # a GEMM of at least so many cycles hides its POST and the fetch of its descriptors
 CHUNK_WORDS = 512        # most weight words of one GEMM (a quarter of the buffer: prefetch stays ahead)
@@ -177,7 +177,7 @@ class ConvLowering:
             fields.update(operand_fields(self.operand, first, pixel))
             reads += self.operand.region()
         function = self.node.attrs.get("function")
-        fields["act"] = isa.ACT[function] if function else 0
+        fields["act"] = activation_code(function)
         if self.final:
             fields.update(out=isa.OUT["INT16"], d=2 * (out.addr + pixel), ds2=2)
         if out.stat >= 0:

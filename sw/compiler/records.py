@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from litediffusion.cores import isa
 from litediffusion.cores.tables import ACT_ONE
 from litediffusion.sw.compiler.items import CompileError
 
@@ -9,6 +10,13 @@ RECORD = np.dtype([("mult", "<i2", 8), ("offset", "<i4", 8), ("shift", "u1"), ("
                    ("gshift", "u1"), ("rmult", "<i2"), ("omult", "<i2"), ("eps_m", "<u4"), ("eps_s", "u1"), ("pad", "u1", 3)])
 MAX_SHIFT = 47
 PLAIN_FRACTION = 7       # bits below the output's unit in v when there is no activation table
+# The engine has one table for both forms of GELU: they differ by less than 0.0005, the table's segments by up to 0.002 from either.
+TABLES = {"GELU_TANH": "GELU"}
+
+
+def activation_code(function):
+    """POST's ``act`` of a function's name, or of None."""
+    return isa.ACT[TABLES.get(function, function)] if function else 0
 
 
 def fixed(real, what):
@@ -83,6 +91,26 @@ def times_records(scale, bias, s_x, s_factor, s_r, s_out, what):
     return record
 
 
+def between_records(unit, s_r, s_out, what):
+    """Records [steps, 1] that turn int16 values of ``unit`` [steps] into int8 of s_out, an operand of scale s_r added."""
+    record = np.zeros((len(s_out), 1), RECORD)
+    m, shift = fixed1(unit * v_unit(None, s_out), what)
+    record["mult"], record["shift"] = m[:, None, None], shift[:, None]
+    record["rmult"], record["rshift"] = (x[:, None] for x in fixed1(s_r * v_unit(None, s_out), what))
+    output_scalars(record, None, s_out)
+    return record
+
+
+def gated_records(scale, bias, s_x, s_factor, s_gate, s_r, s_out, what):
+    """Two passes' records [steps, groups], [steps, 1] of out = (acc * scale * s_x + bias) * gate + r, with int16 between them.
+
+    s_factor [steps]: scale at which the conv's own result fits int8; a count between the passes is s_factor * s_gate.
+    """
+    first = times_records(scale, bias, s_x, s_factor, s_gate, s_out, what)
+    first["omult"], first["oshift"] = 1, 0
+    return first, between_records(s_factor * s_gate, s_r, s_out, what)
+
+
 def conv_records(scale, bias, s_x, s_out, s_r, function, what):
     """Records [steps, groups] of a conv: v = acc * scale * s_x + bias (+ r * s_r), then the function.
 
@@ -119,6 +147,13 @@ def layer_norm_records(eps, channels, s_x, s_out):
     _norm_eps(record, eps, channels, s_x)
     output_scalars(record, True, s_out)
     return record
+
+
+def modulated_norm_records(eps, channels, s_x, s_m, s_v, s_out, what):
+    """Two passes' records [steps, 1] of m * (q - mean) / sigma + v with vectors m and v of scales s_m, s_v, and int16 between them."""
+    first = layer_norm_records(eps, channels, s_x, s_out)
+    first["rshift"], first["omult"], first["oshift"] = PLAIN_FRACTION, 1, 0
+    return first, between_records(s_m * 2.0 ** PLAIN_FRACTION / ACT_ONE, s_v, s_out, what)
 
 
 def norm_records(node, first, channels, s_x, s_out, pixels, what):

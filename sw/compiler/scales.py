@@ -5,6 +5,7 @@ import numpy as np
 from litediffusion.sw.compiler.records import PLAIN_FRACTION
 
 EPS_SCALE = 2.0 ** PLAIN_FRACTION / 4096      # makes v of the output conv the Q3.12 latent itself
+MIN_RANGE = 1e-6         # of a table of zeros
 
 
 def _crosses(graph, node):
@@ -38,8 +39,12 @@ def choose_scales(graph, ranges, per_step, split=False):
     """
     scales = {}
     for name, r in ranges.items():
+        node = graph.nodes.get(name)
+        op = node.op if node else None
+        if op == "condition_table":         # the calibration may not have seen all labels
+            r = np.maximum(np.abs(node.attrs["values"]).max((1, 2)), MIN_RANGE)
         r = np.asarray(r, dtype=float) / 127.0
-        fixed = not per_step or (name in graph.nodes and graph.nodes[name].op == "label_table")
+        fixed = not per_step or op in ("label_table", "constant")
         scales[name] = np.full_like(r, r.max()) if fixed else r
     for names, equal in _shared(graph):
         top = {name: 1.0 if equal or not split else scales[name].max() for name in names}

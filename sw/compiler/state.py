@@ -78,6 +78,7 @@ class State(Residency):
         self.stats = Pool(config.stat_words)
         self.acc_next, self.row_next, self.layer = 0, 0, 0
         self.layers = []                     # names, indexed by Item.layer
+        self.product_blocks = 1              # of the output, at most (tile_plan)
         self.uses = {}
         self.start_residency()
 

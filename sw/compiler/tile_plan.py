@@ -14,7 +14,7 @@ OUT_SLOTS = 4            # output blocks on chip: one awaits its residual, one i
 SLICE_BLOCKS = 8         # most blocks of a slice: finer slices come and go sooner
 SLICES_AHEAD = 3         # slices on chip at least, when they do not stay
 DRAM_SHARE = 0.85        # of the DRAM's peak that long transfers reach
-DESCRIPTOR_WORDS = 8     # fetched for a product: GEMM and the LOAD of its weights
+DESCRIPTOR_WORDS = 40    # that a product costs beside its weights: GEMM and LOAD are fetched, and a LOAD waits for the one before
 OVERLAP_LOSS = 0.05      # of the work that hides behind the longest: tie-breaker between plans
 
 
@@ -29,7 +29,8 @@ class Layer:
     """What the plan needs to know of a layer.
 
     node : conv Node; parts : blocks of each input tensor; shape : (C, H, W) of the input; w4 : int4 weights;
-    normed : the input is normalised on chip; residual : an equally large tensor is added; spare : SPM words taken.
+    normed : the input is normalised on chip; residual : an equally large tensor is added; spare : SPM words taken;
+    out_words : SPM words that the places of output blocks take for every pixel.
     """
     node: object
     parts: tuple
@@ -38,6 +39,7 @@ class Layer:
     normed: bool
     residual: bool
     spare: int = 0
+    out_words: int = OUT_SLOTS
 
     @property
     def taps(self):
@@ -49,9 +51,14 @@ class Layer:
         """Output channels of a GEMM group."""
         return 16 if self.w4 else 8
 
-    def chunks(self):
-        """[(first group, groups)] of an output block each."""
-        groups, size = -(-self.node.shape[0] // self.lanes), 16 // self.lanes
+    @property
+    def blocks(self):
+        """Output blocks."""
+        return -(-self.node.shape[0] // 16)
+
+    def chunks(self, blocks=1):
+        """[(first group, groups)] of some output blocks each."""
+        groups, size = -(-self.node.shape[0] // self.lanes), blocks * 16 // self.lanes
         return [(g, min(size, groups - g)) for g in range(0, groups, size)]
 
 
@@ -79,7 +86,7 @@ def _slices(parts, blocks):
 def _cycles(config, layer, plan, in_words):
     """Estimated cycles: the longest of array, DRAM and POST, and a little of the rest. ``in_words`` by tile and block."""
     ow, words = layer.node.shape[2], config.gemm_words
-    blocks, out_blocks = sum(layer.parts), len(plan.chunks)
+    blocks, out_blocks = sum(layer.parts), layer.blocks
     groups = sum(count for _, count in plan.chunks)
     loads = 1 if plan.resident else len(plan.batches())
     array = sum(groups * layer.taps * sum(-(-n // words) for _, _, n in plan.slices) * max(rows * ow, 8 * words)
@@ -94,10 +101,16 @@ def _cycles(config, layer, plan, in_words):
     return max(work) + OVERLAP_LOSS * sum(work)
 
 
-def _candidates(config, layer):
-    """All plans that fit on chip."""
+def _candidates(config, layer, most):
+    """All plans that fit on chip; ``most``: output blocks of a product."""
+    for count in range(1, most + 1):
+        if count == 1 or count <= layer.blocks and count * layer.taps * 16 <= CHUNK_WORDS:
+            yield from _chunked(config, layer, layer.chunks(count))
+
+
+def _chunked(config, layer, chunks):
+    """Those with certain chunks."""
     oh, ow = layer.node.shape[1:]
-    chunks = layer.chunks()
     size = chunks[0][1]
     spm = config.spm_words - layer.spare
     widest = min(SLICE_BLOCKS, max(1, CHUNK_WORDS // (16 * layer.taps * size) * 2))
@@ -106,10 +119,10 @@ def _candidates(config, layer):
             break
         tiles = balanced(oh, rows)
         in_words = [count * layer.shape[2] for _, count in (input_rows(layer.node, layer.shape[1], y, n) for y, n in tiles)]
-        plane, ring = odd_plane(max(in_words)), spm - OUT_SLOTS * rows * ow
+        plane, ring = odd_plane(max(in_words)), spm - layer.out_words * rows * ow
         # A batch in half of the accumulators leaves the other half to the next: drains overlap its products.
         limit = config.acc_words // (size * rows * ow) * (1 if layer.w4 else 2)
-        for at_once in {1, max(1, limit // 2), min(limit, len(chunks))}:
+        for at_once in dict.fromkeys((max(1, limit // 2), 1, min(limit, len(chunks)))):      # of equal plans the first is taken
             for blocks in range(1, widest + 1):
                 slices = _slices(layer.parts, blocks)
                 for resident in (True, False):
@@ -118,9 +131,12 @@ def _candidates(config, layer):
                         yield TilePlan(tiles, chunks, slices, at_once, resident, ring, _cycles(config, layer, plan, in_words))
 
 
-def plan_tiles(config, layer):
-    """The fastest plan by the estimate. Raises CompileError when not even one row fits."""
-    best = min(_candidates(config, layer), key=lambda plan: plan.cycles, default=None)
+def plan_tiles(config, layer, most=1):
+    """The fastest plan by the estimate. Raises CompileError when not even one row fits.
+
+    most : output blocks of a product. More make shorter programs, but a drain waits for the product of all of them.
+    """
+    best = min(_candidates(config, layer, most), key=lambda plan: plan.cycles, default=None)
     if best is None:
         raise CompileError(f"layer {layer.node.name}: one output row of {layer.node.shape[2]} pixels with its input rows does not "
                            f"fit {config.spm_words} words of scratchpad and {config.acc_words} accumulators: use a larger "

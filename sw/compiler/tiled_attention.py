@@ -21,7 +21,7 @@ from litediffusion.sw.compiler.tiled_conv import TiledConv, TokenWeights
 from litediffusion.sw.compiler.tiles import DramTensor, move
 from litediffusion.sw.graph import Node
 
-GROUPS = 4               # groups of 8 keys or channels a product
+GROUPS = 4               # groups of 8 keys or channels a product; twice as many where the program would be too long
 BUFFERS = 2              # places on chip for queries, probabilities and results
 
 
@@ -95,9 +95,10 @@ class TiledAttention:
         """
         state, rows = self.state, source.shape[1]
         acc, region = state.accumulators(count * rows, False)
-        step = CHUNK_WORDS // (8 * GROUPS)
-        for group in range(0, count, GROUPS):
-            groups = min(GROUPS, count - group)
+        most = GROUPS * (1 if state.product_blocks == 1 else 2)
+        step = CHUNK_WORDS // (8 * most)
+        for group in range(0, count, most):
+            groups = min(most, count - group)
             for block in range(0, source.blocks, step):
                 blocks = min(step, source.blocks - block)
                 start = tensor.at // WORD_BYTES + (first + block) * tensor.pixels + column + 8 * group

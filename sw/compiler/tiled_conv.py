@@ -9,12 +9,15 @@ loaded: GEMM takes them as zero, after the norm.
 import numpy as np
 
 from litediffusion.cores import isa
-from litediffusion.sw.compiler.items import WORD_BYTES, CompileError, Operand, Pool, Resource
+from litediffusion.sw.compiler.items import WORD_BYTES, CompileError, Operand, Part, Pool, Resource
 from litediffusion.sw.compiler.lower_conv import drain_fields, gemm_fields, input_rows, operand_fields
-from litediffusion.sw.compiler.records import conv_records, quantise_weights, times_records, weight_tiles
+from litediffusion.sw.compiler.records import activation_code, conv_records, gated_records, quantise_weights, times_records, weight_tiles
 from litediffusion.sw.compiler.state import Tensor
 from litediffusion.sw.compiler.tile_plan import OUT_SLOTS, Layer, plan_tiles
 from litediffusion.sw.compiler.tiles import Slice, SliceStream, move
+
+PIECE_RECORDS = 32       # of a layer that has more than fit on chip with the next layer's
+INT16_WORDS = 2          # SPM words of a pixel of an output block whose 16 channels are int16
 
 
 class ConvWeights:
@@ -41,6 +44,25 @@ class ConvWeights:
         return Resource("WBUF", data, self.state.layer, dram=dram)
 
 
+class Records:
+    """The records of a layer's output groups, on chip as a whole or, if they are many, some at a time for every tile."""
+
+    def __init__(self, state, records):
+        self.whole, self.parts, self.layer = state.params(records), {}, state.layer
+        self.pieces = records.shape[1] > state.config.param_words // 2
+
+    def need(self, tile, record):
+        """(resource, offset) of a record for an output tile."""
+        if not self.pieces:
+            return self.whole, record
+        number = record // PIECE_RECORDS
+        if (tile, number) not in self.parts:
+            first = number * PIECE_RECORDS * isa.PARAM_BYTES
+            data = self.whole.data[..., first:first + PIECE_RECORDS * isa.PARAM_BYTES]
+            self.parts[tile, number] = Part("PARAM", data, self.layer, stepped=self.whole.stepped, of=self.whole, first=first)
+        return self.parts[tile, number], record % PIECE_RECORDS
+
+
 class TokenWeights:
     """The right-hand operand is a tensor in DRAM whose pixels play the output channels, 8 a group."""
 
@@ -64,20 +86,36 @@ class TiledConv:
     sources : DramTensor parts of the input (the weights are for the first one's scale); out : DramTensor; weights : ConvWeights or TokenWeights;
     norm : None or (params resource, function, scale [steps] of the normalised input); operand : None or DramTensor, as
     large as ``out`` or a vector, that is added; s_factor : None, or [steps]: then the operand multiplies, and this is the
-    scale of what it multiplies; w4 : int4 weights; final : int16 output of up to 8 channels, v itself.
+    scale of what it multiplies; residual : None or DramTensor, as large as ``out``, that is added to a product with a vector;
+    w4 : int4 weights; final : int16 output, v itself, of up to 8 channels or (``patch``) of 8 for each of the patch x patch
+    pixels of ``out`` that a pixel of the node becomes.
     """
 
-    def __init__(self, state, node, sources, out, weights, norm=None, operand=None, w4=False, final=False, s_factor=None):
+    def __init__(self, state, node, sources, out, weights, norm=None, operand=None, w4=False, final=False, s_factor=None, residual=None,
+                 patch=1):
         self.state, self.node, self.sources, self.out, self.norm, self.operand = state, node, sources, out, norm, operand
-        self.s_factor = s_factor
+        self.s_factor, self.residual, self.patch = s_factor, residual, patch
         self.weights, self.w4, self.final = weights, w4, final
         self.vector = self.load_vector() if operand and operand.pixels == 1 else None
         self.spare = self.vector.words if self.vector else 0
+        self.brought = residual or (None if self.vector else operand)       # comes by with the output's blocks
         parts = tuple(s.blocks for s in sources)
+        self.place_words = 2 if patch > 1 else 1                             # of a pixel of an output block: int16 of two groups, or int8
+        out_words = OUT_SLOTS * self.place_words + (INT16_WORDS if residual else 0)
         self.plan = plan_tiles(state.config, Layer(node, parts, (16 * sum(parts),) + tuple(sources[0].shape[1:]), w4,
-                                                   norm is not None, operand is not None and not self.vector, self.spare))
-        self.params = state.params(self.records())
-        self.slots = state.config.spm_words - OUT_SLOTS * self.plan.tiles[0][1] * node.shape[2]
+                                                   norm is not None, self.brought is not None, self.spare, out_words), state.product_blocks)
+        self.params, self.sums = self.all_params()
+        self.tile_pixels = self.plan.tiles[0][1] * node.shape[2]
+        self.slots = state.config.spm_words - out_words * self.tile_pixels
+
+    def all_params(self):
+        """Records of the drain, and the resource of the record of the residual's pass behind a product with a vector or None."""
+        if not self.residual:
+            return Records(self.state, self.records()), None
+        s_x = self.norm[2] if self.norm else self.sources[0].scale
+        first, second = gated_records(self.weights.scale, self.node.attrs["bias"], s_x, self.s_factor, self.operand.scale, self.residual.scale,
+                                      self.out.scale, self.node.name)
+        return Records(self.state, first), self.state.params(second)
 
     def records(self):
         node, s_x = self.node, self.norm[2] if self.norm else self.sources[0].scale
@@ -122,7 +160,7 @@ class TiledConv:
                 drains.prepare()
             self.product(stream.use(step, piece), piece, chunk, tile, accumulators[tile, chunk], count > 1)
             if count == products:
-                drains.drain(accumulators.pop((tile, chunk)))
+                drains.drain(*accumulators.pop((tile, chunk)), tile, chunk)
 
     def product(self, source, piece, chunk, tile, accumulators, accumulate):
         """One GEMM: a slice by the weights of a chunk."""
@@ -142,15 +180,19 @@ class Drains:
 
     def __init__(self, conv):
         self.conv, self.state = conv, conv.state
-        self.order = [(tile, chunk) for tile in conv.plan.tiles for batch in conv.plan.batches() for chunk in batch]
+        self.order = [(tile, part) for tile in conv.plan.tiles for batch in conv.plan.batches() for chunk in batch for part in self.parts(chunk)]
         self.loaded = self.done = 0
 
     def place(self, number):
         """The output block of drain ``number`` on chip."""
         (_, rows), (first, _) = self.order[number]
-        width = self.conv.node.shape[2]
-        words = self.conv.plan.tiles[0][1] * width
-        return Tensor(self.conv.out.name, (16, rows, width), self.conv.slots + number % OUT_SLOTS * words)
+        words = self.conv.tile_pixels * self.conv.place_words
+        return Tensor(self.conv.out.name, (16, rows, self.conv.node.shape[2] * self.conv.place_words), self.conv.slots + number % OUT_SLOTS * words)
+
+    def parts(self, chunk):
+        """[(first group, groups)] of the output blocks of a chunk."""
+        (first, count), size = chunk, 1 if self.conv.w4 else 2
+        return [(g, min(size, first + count - g)) for g in range(first, first + count, size)]
 
     def block(self, chunk):
         return chunk[0] if self.conv.w4 else chunk[0] // 2
@@ -158,29 +200,84 @@ class Drains:
     def prepare(self):
         """LOAD residuals of the next drains."""
         conv = self.conv
-        while conv.operand and not conv.vector and self.loaded < min(self.done + OUT_SLOTS // 2, len(self.order)):
+        while conv.brought and self.loaded < min(self.done + OUT_SLOTS // 2, len(self.order)):
             tile, chunk = self.order[self.loaded]
-            move(self.state, "LOAD", conv.operand, self.block(chunk), tile[0], self.place(self.loaded))
+            move(self.state, "LOAD", conv.brought, self.block(chunk), tile[0], self.place(self.loaded))
             self.loaded += 1
 
-    def drain(self, accumulators):
+    def drain(self, acc, region, tile, chunk):
+        """POST and STORE of the output blocks of a chunk."""
+        pixels = tile[1] * self.conv.node.shape[2]
+        for part in self.parts(chunk):
+            self.prepare()
+            at = acc + (part[0] - chunk[0]) * pixels
+            self.drain_part((at, region if len(self.parts(chunk)) == 1 else self.part_region(at, part[1] * pixels)))
+
+    def part_region(self, at, entries):
+        """Intervals of accumulators from ``at`` on."""
+        halves = (0, self.state.config.acc_words) if self.conv.w4 else (0,)
+        return [("ACC", at + half, at + half + entries) for half in halves]
+
+    def drain_part(self, accumulators):
         """POST and STORE of the next output block; the residual is replaced in place."""
         conv, (tile, chunk), out = self.conv, self.order[self.done], self.place(self.done)
-        block, pixels = self.block(chunk), tile[1] * conv.node.shape[2]
+        if conv.patch > 1:
+            self.drain_patches(accumulators, tile, chunk[0], out)
+        elif conv.residual:
+            self.drain_gated(accumulators, tile, chunk, out)
+            move(self.state, "STORE", conv.out, self.block(chunk), tile[0], out)
+        else:
+            self.drain_block(accumulators, tile, chunk, out)
+            move(self.state, "STORE", conv.out, self.block(chunk), tile[0], out)
+        self.done += 1
+
+    def fields(self, out, acc, tile, chunk):
+        """Address fields of an output block's drain to the place ``out``."""
+        conv, block, pixels = self.conv, self.block(chunk), tile[1] * self.conv.node.shape[2]
         groups = min(2, -(-conv.node.shape[0] // 8) - 2 * block)
-        acc, region = accumulators
-        fields = drain_fields(out, 0, groups, acc, conv.state.config.acc_words if conv.w4 else pixels, 0, pixels)
-        reads = list(region)
+        return drain_fields(out, 0, groups, acc, conv.state.config.acc_words if conv.w4 else pixels, 0, pixels)
+
+    def statistics(self, tile, block):
+        conv = self.conv
+        return dict(stat=1, stat_acc=int(tile[0] > 0), stat_rec=conv.out.stat + 2 * block) if conv.out.stat >= 0 else {}
+
+    def drain_block(self, accumulators, tile, chunk, out):
+        """One pass: operand, activation, statistics."""
+        conv, block, (acc, region) = self.conv, self.block(chunk), accumulators
+        fields, reads = self.fields(out, acc, tile, chunk), list(region)
         if conv.operand:
             operand = conv.vector or out
             fields.update(operand_fields(operand, 2 * block if conv.vector else 0, 0, "ADD" if conv.s_factor is None else "MUL"))
             reads += operand.region()
-        function = conv.node.attrs.get("function")
-        fields["act"] = isa.ACT[function] if function else 0
+        fields["act"] = activation_code(conv.node.attrs.get("function"))
         if conv.final:
             fields.update(out=isa.OUT["INT16"], d=2 * out.addr, ds2=2)
-        if conv.out.stat >= 0:
-            fields.update(stat=1, stat_acc=int(tile[0] > 0), stat_rec=conv.out.stat + 2 * block)
-        self.state.emit("POST", fields, reads, out.region(), {"p": (conv.params, 2 * block)})
-        move(self.state, "STORE", conv.out, block, tile[0], out)
-        self.done += 1
+        fields.update(self.statistics(tile, block))
+        self.state.emit("POST", fields, reads, out.region(), {"p": conv.params.need(tile, 2 * block)})
+
+    def drain_gated(self, accumulators, tile, chunk, out):
+        """Two passes: times the vector to int16, plus the residual to int8."""
+        conv, block, (acc, region) = self.conv, self.block(chunk), accumulators
+        at, pixels = conv.slots + OUT_SLOTS * conv.tile_pixels, tile[1] * conv.node.shape[2]
+        between = [("SPM", at, at + INT16_WORDS * pixels)]
+        fields = self.fields(out, acc, tile, chunk) | operand_fields(conv.vector, 2 * block, 0, "MUL")
+        self.state.emit("POST", fields | dict(out=isa.OUT["INT16"], d=2 * at, ds1=2 * pixels, ds2=2), region + conv.vector.region(), between,
+                        {"p": conv.params.need(tile, 2 * block)})
+        fields = self.fields(out, acc, tile, chunk) | operand_fields(out, 0, 0) | self.statistics(tile, block)
+        self.state.emit("POST", fields | dict(src=isa.SRC["INT16"], a=2 * at, as1=2 * pixels, as2=2, ps0=0, ps1=0), between + out.region(),
+                        out.region(), {"p": (conv.sums, 0)})
+
+    def drain_patches(self, accumulators, tile, group, out):
+        """Two neighbours of every patch, int16: POST puts them side by side, STORE between those of the other chunks."""
+        conv, patch, (acc, region) = self.conv, self.conv.patch, accumulators
+        (first, rows), width = tile, conv.node.shape[2]
+        self.state.emit("POST", dict(n0=2, n1=rows, n2=width, src=isa.SRC["ACC"], a=acc, as0=rows * width, as1=width, as2=1, dst=isa.DST["SPM"],
+                                     out=isa.OUT["INT16"], d=2 * out.addr, ds0=2, ds1=4 * width, ds2=4, ps0=1),
+                        region, out.region(), {"p": conv.params.need(tile, group)})
+        row, column = divmod(group, patch)
+        start = conv.out.at // WORD_BYTES + (patch * first + row) * patch * width + column
+        end = start + (patch * (rows - 1) + 1) * patch * width
+        loops = dict(n0=1, n1=rows, n2=2 * width, s1=patch * patch * width, d1=2 * width) if patch == 2 else \
+            dict(n0=rows, n1=width, n2=2, s0=patch * patch * width, s1=patch, d0=2 * width, d1=2)
+        self.state.emit("STORE", dict(conv.out.index, dram=WORD_BYTES * start, addr=out.addr, **loops), out.region(), [("DRAM", start, end)],
+                        spilled=conv.out.spilled)

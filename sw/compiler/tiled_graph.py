@@ -17,13 +17,13 @@ from litediffusion.sw.compiler.tiled_program import TiledProgram
 from litediffusion.sw.compiler.tiles import DramTensor
 
 
-def fill_heads(array, heads, axis):
-    """Zeros behind every head's channels along an axis, up to a multiple of BLOCK."""
+def fill_heads(array, heads, axis, multiple=BLOCK):
+    """Zeros behind every head's channels along an axis, up to a multiple of some channels."""
     shape = list(array.shape)
     width = shape[axis] // heads
     split = array.reshape(shape[:axis] + [heads, width] + shape[axis + 1:])
     fill = [(0, 0)] * split.ndim
-    fill[axis + 1] = (0, -width % BLOCK)
+    fill[axis + 1] = (0, -width % multiple)
     padded = np.pad(split, fill)
     return padded.reshape(shape[:axis] + [-1] + shape[axis + 1:])
 
@@ -41,8 +41,9 @@ class TiledGraph(TiledProgram):
     tables that the host fills lie, their shape and scale; ``places``: tensors by the name of their layer.
     """
 
-    def __init__(self, config, graph, scales, bits, steps, image, buffers):
+    def __init__(self, config, graph, scales, bits, steps, image, buffers, product_blocks=1):
         TiledProgram.__init__(self, config, image, steps)
+        self.state.product_blocks = product_blocks
         self.buffers = buffers
         self.graph, self.scales, self.bits = graph, scales, bits
         self.arena, self.tensors, self.uses, self.conditions = Arena(), {}, {}, {}
@@ -155,12 +156,23 @@ class TiledGraph(TiledProgram):
         if node.attrs["values"].ndim == 3:      # products take their weights from a place that no index moves
             self.keep(node.name, self.copy(self.tensors[node.name], f"{node.name}.copy"))
 
+    def lower_condition_table(self, node):
+        steps, labels, c = node.attrs["values"].shape
+        rows = table_rows(quantise_rows(node.attrs["values"], self.scales[node.name][:, None, None]).reshape(steps * labels, c))
+        index = dict(idx0=isa.INDEX["STEP"], idx0_stride=labels * rows.shape[1], idx1=isa.INDEX["LABEL"], idx1_stride=rows.shape[1])
+        self.tensors[node.name] = DramTensor(node.name, node.shape, self.image.constant(rows), self.by_step(self.scales[node.name]), index=index)
+
+    def lower_constant(self, node):
+        values, (scale, *_) = node.attrs["values"], self.scales[node.name]
+        rows = table_rows(quantise_rows(values.reshape(1, len(values), -1), scale))
+        self.tensors[node.name] = DramTensor(node.name, node.shape, self.image.constant(rows), self.by_step(self.scales[node.name]))
+
     def lower_conv(self, node):
         norm = self.fused_norm(node)
         names = self.graph.sources((norm or node).inputs[0])
         sources = [self.tensors[n] for n in names]
         channels = [self.graph.shape(n)[0] for n in names]
-        attrs = dict(node.attrs, weight=self.conv_weight(node, channels))
+        attrs = self.whole_words(dict(node.attrs, weight=self.conv_weight(node, channels)))
         final = node.name == self.graph.output
         if final and node.shape[0] > 8:
             raise CompileError(f"layer {node.name} ({node.path}): {node.shape[0]} output channels, the limit is 8")
@@ -177,10 +189,10 @@ class TiledGraph(TiledProgram):
                 sources, attrs["weight"] = [joined], fill_parts(node.attrs["weight"], [sum(channels)])
             else:
                 self.bring_statistics(norm, names)
-        operand = self.tensors[node.inputs[1]] if len(node.inputs) > 1 else None
+        operand, residual = ([self.tensors[name] for name in node.inputs[1:]] + [None, None])[:2]
         bits = self.bits.get(node.name, 8)
-        out = self.conv(node.name, sources, attrs, None if final else self.scales[node.name], norm=norm_of, operand=operand, bits=bits,
-                        s_factor=self.scales[f"{node.name}.factor"] if attrs.get("times") else None, stat=-1 if final else self.stats.kept(node.name))
+        out = self.conv(node.name, sources, attrs, None if final else self.scales[node.name], norm=norm_of, operand=operand, residual=residual,
+                        bits=bits, s_factor=self.scales[f"{node.name}.factor"] if attrs.get("times") else None, stat=-1 if final else self.stats.kept(node.name))
         if norm:
             self.stats.done(norm.name)
         if joined:
@@ -189,6 +201,14 @@ class TiledGraph(TiledProgram):
             self.tensors[node.name] = out
         else:
             self.keep(node.name, out)
+
+    def whole_words(self, attrs):
+        """Attributes of a conv whose channels are patches: 8 channels for every pixel, a word of int16 each."""
+        bias, pixels = attrs["bias"], attrs.get("unpatch", 1) ** 2
+        if pixels == 1:
+            return attrs
+        bias = None if bias is None else fill_heads(bias, pixels, bias.ndim - 1, 8)
+        return dict(attrs, weight=fill_heads(attrs["weight"], pixels, 0, 8), bias=bias)
 
     def conv_weight(self, node, channels):
         """The weights as the products take them: channels of parts and of heads filled up."""
@@ -256,7 +276,8 @@ class TiledGraph(TiledProgram):
     def lower_layer_norm(self, node):
         if node.attrs["gamma"] is not None or node.attrs["beta"] is not None:
             raise CompileError(f"layer {node.name} ({node.path}): gamma and beta of a LayerNorm that not only linear layers read")
-        self.keep(node.name, self.layer_norm(self.tensors[node.inputs[0]], node.attrs["eps"], self.scales[node.name], node.name))
+        tensor, *vectors = (self.tensors[name] for name in node.inputs)
+        self.keep(node.name, self.layer_norm(tensor, node.attrs["eps"], self.scales[node.name], node.name, vectors))
 
     def lower_mul(self, node):
         raise CompileError(f"layer {node.name} ({node.path}): a product of two tensors, neither of which is a linear layer's result used once")

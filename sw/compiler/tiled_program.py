@@ -10,12 +10,12 @@ from litediffusion.cores import isa
 from litediffusion.sw.compiler.assemble import assemble, resources_of
 from litediffusion.sw.compiler.image import Image
 from litediffusion.sw.compiler.items import CompileError, odd_plane
-from litediffusion.sw.compiler.records import RECORD, latent_records, layer_norm_records, norm_records
+from litediffusion.sw.compiler.records import RECORD, activation_code, latent_records, layer_norm_records, modulated_norm_records, norm_records
 from litediffusion.sw.compiler.scales import EPS_SCALE
 from litediffusion.sw.compiler.state import State, Tensor
 from litediffusion.sw.compiler.tiled_attention import TiledAttention, as_tokens, transposed_values
 from litediffusion.sw.compiler.tile_plan import balanced
-from litediffusion.sw.compiler.tiled_conv import ConvWeights, TiledConv
+from litediffusion.sw.compiler.tiled_conv import INT16_WORDS, ConvWeights, TiledConv
 from litediffusion.sw.compiler.tiles import DramTensor, move
 from litediffusion.sw.graph import Graph, Node, conv_shape
 
@@ -28,6 +28,42 @@ def identity_record():
     record = np.zeros((1, 1), RECORD)
     record["mult"], record["omult"] = 1, 1
     return record
+
+
+def zero_record():
+    """POST's record for out = 0."""
+    return np.zeros((1, 1), RECORD)
+
+
+class Modulation:
+    """Two vectors at the start of the scratchpad, by which the rows of a LayerNorm are multiplied and to which they are added.
+
+    ``words``: of the scratchpad that they take; the int16 values between the two passes lie at its end.
+    """
+
+    def __init__(self, state, vectors, params):
+        self.state, self.params, self.words = state, params, 0
+        self.vectors = [self.bring(vector) for vector in vectors]
+
+    def bring(self, vector):
+        on_chip = Tensor(vector.name, vector.shape, self.words)
+        move(self.state, "LOAD", vector, 0, 0, on_chip)
+        self.words += on_chip.words
+        return on_chip
+
+    def apply(self, tokens, loops, records, params):
+        """Both passes over ``tokens`` on chip, in place. loops : POST's fields of the normalised rows; params : their record."""
+        (times, plus), count, blocks = self.vectors, tokens.pixels, tokens.blocks
+        at = self.state.config.spm_words - INT16_WORDS * blocks * count
+        between = [("SPM", at, at + INT16_WORDS * blocks * count)]
+        by_channel = lambda v, block, half: {"r": v.hword(0), f"rs{block}": 2 * v.plane, f"rs{half}": 1}
+        self.state.emit("POST", dict(loops, rop=isa.ROP["MUL"], **by_channel(times, 1, 2), out=isa.OUT["INT16"], d=2 * at, ds0=2, ds1=4 * count,
+                                     ds2=2 * count),
+                        tokens.region() + times.region() + records, between, {"p": (params, 0)})
+        self.state.emit("POST", dict(n0=blocks, n1=2, n2=count, src=isa.SRC["INT16"], a=2 * at, as0=4 * count, as1=2 * count, as2=2,
+                                     dst=isa.DST["SPM"], d=tokens.hword(0), ds0=2 * tokens.plane, ds1=1, ds2=2, rop=isa.ROP["ADD"],
+                                     **by_channel(plus, 0, 1)),
+                        between + plus.region(), tokens.region(), {"p": (self.params, 0)})
 
 
 class TiledProgram:
@@ -68,29 +104,31 @@ class TiledProgram:
             move(self.state, "STORE", out, block, first, on_chip)
         return out
 
-    def conv(self, name, sources, attrs, scale=None, *, norm=None, operand=None, s_factor=None, bits=8, stat=-1):
+    def conv(self, name, sources, attrs, scale=None, *, norm=None, operand=None, s_factor=None, residual=None, bits=8, stat=-1):
         """A convolution of the channels of ``sources`` together; its output tensor.
 
         attrs : of a conv node (weight, bias, stride, pad ...), the weight with 16 input channels for every block of every source;
         scale : of the output, None: the network's int16 output; norm : (attrs of a norm node, scale of the normalised input),
         whose statistics are in the sources' records; operand : tensor to add, or with s_factor (the scale of the convolution's own
-        result) to multiply by; stat : first record for the output's statistics.
+        result) to multiply by; residual : tensor to add to a product with a vector; stat : first record for the output's statistics.
         """
         self.state.begin(name)
         shape = (attrs["weight"].shape[1],) + tuple(sources[0].shape[1:])
         attrs = dict({"bias": None, "stride": 1, "pad": 0}, **attrs)
+        patch = attrs.pop("unpatch", 1)
         if not norm:
             attrs["weight"] = self.one_scale(name, sources, attrs["weight"])
         node = Node(name, "conv", [s.name for s in sources], conv_shape(shape, attrs), attrs)
         final = scale is None
-        if final and node.shape[0] > 8:
+        if final and node.shape[0] > 8 * patch ** 2:
             raise CompileError(f"layer {name}: {node.shape[0]} output channels, the limit of an int16 output is 8")
-        out = self.final_tensor(name, node.shape) if final else self.tensor(name, node.shape, scale, stat)
+        shape = (node.shape[0] // patch ** 2, patch * node.shape[1], patch * node.shape[2])
+        out = self.final_tensor(name, shape) if final else self.tensor(name, node.shape, scale, stat)
         prepared = self.prepare_norm(name, sources, *norm) if norm else None
         w4 = bits == 4 and not final
         weights = ConvWeights(self.state, self.image, node, w4)
         factor = None if s_factor is None else self.by_step(s_factor)
-        TiledConv(self.state, node, sources, out, weights, prepared, operand, w4, final, factor).run()
+        TiledConv(self.state, node, sources, out, weights, prepared, operand, w4, final, factor, residual, patch).run()
         return out
 
     def one_scale(self, name, sources, weight):
@@ -152,18 +190,26 @@ class TiledProgram:
         for block, on_chip, first, groups in self.blocks(tensor):
             place = on_chip.hword(0)
             self.state.emit("POST", dict(n0=1, n1=groups, n2=on_chip.pixels, a=place, as1=1, as2=2, d=place, ds1=1, ds2=2, ps1=1,
-                                         src=isa.SRC["INT8"], dst=isa.DST["SPM"], act=isa.ACT[function] if function else 0),
+                                         src=isa.SRC["INT8"], dst=isa.DST["SPM"], act=activation_code(function)),
                             on_chip.region(), on_chip.region(), {"p": (params, 2 * block)})
             move(self.state, "STORE", out, block, first, on_chip)
         return out
 
-    def layer_norm(self, tensor, eps, scale, name):
-        """The tensor normalised over the channels of every pixel."""
+    def layer_norm(self, tensor, eps, scale, name, vectors=()):
+        """The tensor normalised over the channels of every pixel; ``vectors``: DramTensors of what multiplies it and is then added, or none."""
         self.state.begin(name)
-        scale = self.by_step(scale)
-        out, c = self.tensor(name, tensor.shape, scale), tensor.shape[0]
-        params, plain = self.state.params(layer_norm_records(eps, c, tensor.scale, scale)), self.state.params(identity_record())
-        for first, on_chip in self.token_tiles(as_tokens(tensor)):
+        scale, c = self.by_step(scale), tensor.shape[0]
+        out = self.tensor(name, tensor.shape, scale)
+        if vectors:
+            first, second = modulated_norm_records(eps, c, tensor.scale, *(v.scale for v in vectors), scale, name)
+        else:
+            first, second = layer_norm_records(eps, c, tensor.scale, scale), None
+        params, plain = self.state.params(first), self.state.params(identity_record())
+        modulation = Modulation(self.state, vectors, self.state.params(second)) if vectors else None
+        zero = self.state.params(zero_record()) if -(-c // 8) % 2 else None
+        for first, on_chip in self.token_tiles(as_tokens(tensor), modulation):
+            if zero:
+                self.clear_half(on_chip, zero)
             count = on_chip.pixels
             row = self.state.rows(count)
             records, place = [("ROW", row, row + count)], on_chip.hword(0)
@@ -171,10 +217,20 @@ class TiledProgram:
                          row_loop=2)
             self.state.emit("POST", dict(loops, dst=isa.DST["NONE"], rowstat=1), on_chip.region(), records, {"p": (plain, 0)})
             self.state.emit("NORM", dict(rows=1, ngroups=count, count=c, row=row), records, records, {"p": (params, 0)})
-            self.state.emit("POST", dict(loops, dst=isa.DST["SPM"], d=place, ds0=2, ds1=2 * on_chip.plane, ds2=1, row_m=1, row_o=1),
-                            on_chip.region() + records, on_chip.region(), {"p": (params, 0)})
+            loops.update(dst=isa.DST["SPM"], row_m=1, row_o=1)
+            if modulation:
+                modulation.apply(on_chip, loops, records, params)
+            else:
+                self.state.emit("POST", dict(loops, d=place, ds0=2, ds1=2 * on_chip.plane, ds2=1), on_chip.region() + records,
+                                on_chip.region(), {"p": (params, 0)})
             move(self.state, "STORE", as_tokens(out), 0, first, on_chip)
         return out
+
+    def clear_half(self, on_chip, zero):
+        """Zeros in the last 8 channels of a tensor's last block, which its layer did not write: row sums take whole blocks."""
+        place = on_chip.hword(2 * on_chip.blocks - 1)
+        self.state.emit("POST", dict(n0=1, n1=1, n2=on_chip.pixels, src=isa.SRC["INT8"], a=place, as2=2, dst=isa.DST["SPM"], d=place, ds2=2),
+                        on_chip.region(), on_chip.region(), {"p": (zero, 0)})
 
     def copy(self, tensor, name):
         """The same content at a place of its own."""
@@ -184,17 +240,18 @@ class TiledProgram:
             move(self.state, "STORE", as_tokens(out), 0, first, on_chip)
         return out
 
-    def token_tiles(self, tensor):
+    def token_tiles(self, tensor, modulation=None):
         """Bring a tensor of tokens by, all channels of some at a time: (first token, Tensor on chip)."""
-        config = self.config
-        most = min(config.row_words, config.spm_words // tensor.blocks - 1) // TOKEN_SLOTS
+        config, base = self.config, modulation.words if modulation else 0
+        room, pixel = (config.spm_words - base) // tensor.blocks, TOKEN_SLOTS + (INT16_WORDS if modulation else 0)
+        most = min(config.row_words // TOKEN_SLOTS, (room - TOKEN_SLOTS) // pixel)
         if most < 1:
             raise CompileError(f"layer {tensor.name}: {TOKEN_SLOTS} pixels of {tensor.shape[0]} channels exceed {config.spm_words} words of "
                                "scratchpad: use a larger configuration")
         tiles = balanced(tensor.pixels, most)
         slot = tensor.blocks * odd_plane(tiles[0][1])
         for number, (first, count) in enumerate(tiles):
-            on_chip = Tensor(tensor.name, (tensor.shape[0], count, 1), number % TOKEN_SLOTS * slot)
+            on_chip = Tensor(tensor.name, (tensor.shape[0], count, 1), base + number % TOKEN_SLOTS * slot)
             move(self.state, "LOAD", tensor, 0, first, on_chip)
             yield first, on_chip
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from litediffusion.cores import isa
 from litediffusion.sw.compiler.items import WORD_BYTES
+from litediffusion.sw.compiler.records import activation_code
 from litediffusion.sw.compiler.state import Tensor
 
 NORM_AHEAD = 3           # products between a slice's normalisation and its first use: POST need not wait for the LOAD
@@ -111,7 +112,7 @@ class SliceStream:
         loops = dict(n0=t.blocks, n1=2, n2=t.pixels, ps0=2, ps1=1)
         for source in ("a", "d"):
             loops.update({source: t.hword(0), f"{source}s0": 2 * t.plane, f"{source}s1": 1, f"{source}s2": 2})
-        self.state.emit("POST", dict(loops, src=isa.SRC["INT8"], dst=isa.DST["SPM"], act=isa.ACT[function] if function else 0),
+        self.state.emit("POST", dict(loops, src=isa.SRC["INT8"], dst=isa.DST["SPM"], act=activation_code(function)),
                         t.region(), t.region(), {"p": (params, 2 * piece.channel_block)})
 
     def use(self, step, piece):

@@ -1,6 +1,6 @@
 """Folders as diffusers saves them: config.json and safetensors, read without diffusers.
 
-A pipeline's folder holds model_index.json and a folder for each part (unet, scheduler, ...); a model's folder holds
+A pipeline's folder holds model_index.json and a folder for each part (unet or transformer, scheduler, ...); a model's folder holds
 config.json and diffusion_pytorch_model.safetensors, whole or in shards with an index.
 """
 
@@ -97,13 +97,13 @@ class DiffusersFolder:
 
 
 def open_folder(path):
-    """DiffusersFolder of a pipeline's or of a U-Net's folder. Raises FolderError."""
+    """DiffusersFolder of a pipeline's or of a model's folder. Raises FolderError."""
     path = Path(path)
     if not path.is_dir():
         raise FolderError(f"{path}: no such folder")
-    model = path / "unet" if (path / "unet" / "config.json").exists() else path
-    if not (model / "config.json").exists():
-        raise FolderError(f"{path}: neither config.json nor unet/config.json: no diffusers folder")
+    model = next((p for p in (path / "unet", path / "transformer", path) if (p / "config.json").exists()), None)
+    if model is None:
+        raise FolderError(f"{path}: no config.json, unet/config.json or transformer/config.json: no diffusers folder")
     scheduler = next((p for p in (path / "scheduler" / "scheduler_config.json", path / "scheduler_config.json") if p.exists()), None)
     name, vae = path.resolve().name, path / "vae"
     if vae.is_dir():

@@ -1,8 +1,11 @@
 """Layers and blocks that diffusers' models share, under their torch names."""
 
+import numpy as np
+
 from litediffusion.sw.graph_builder import GraphBuilder, UnsupportedLayer
 
 ACTIVATIONS = {"silu": "SILU", "swish": "SILU", "relu": "RELU", "gelu": "GELU"}
+FEED_FORWARD = {"gelu": "GELU", "gelu-approximate": "GELU_TANH", "geglu": None}       # None: a gate, with GELU
 
 
 def check_fields(what, config, defaults, supported):
@@ -68,6 +71,25 @@ class DiffusersImport(GraphBuilder):
         self.path = path
         mixed = self.attention(f"{path}.mix", q, k, v, width // head)
         return self.add(f"{path}.sum", self.torch_linear(f"{path}.{names[3]}", mixed), x)
+
+    def geglu(self, path, x):
+        """h * GELU(g): the two halves of one linear layer, each a layer of its own here."""
+        self.path = path
+        (w, v), (b, c) = np.split(self.get(f"{path}.weight"), 2), np.split(self.get(f"{path}.bias"), 2)
+        gate = self.act(f"{path}.gelu", self.linear(f"{path}.gate", x, v, c), "GELU")
+        return self.mul(f"{path}.product", self.linear(f"{path}.hidden", x, w, b), gate)
+
+    def feed_forward(self, path, x, function):
+        """FeedForward without its residual; function : of FEED_FORWARD."""
+        name = f"{path}.net.0.proj"
+        hidden = self.act(f"{path}.gelu", self.torch_linear(name, x), FEED_FORWARD[function]) if FEED_FORWARD[function] else self.geglu(name, x)
+        return self.torch_linear(f"{path}.net.2", hidden)
+
+    def mixed_tokens(self, path, normed, context, heads, keys=None, bias=False):
+        """Wo attention(normed, context); ``bias``: of the projections of queries, keys and values."""
+        q, k, v = (self.torch_linear(f"{path}.to_{part}", source, bias=bias) for part, source in zip("qkv", (normed, context, context)))
+        self.path = path
+        return self.torch_linear(f"{path}.to_out.0", self.attention(f"{path}.mix", q, k, v, heads, keys))
 
     def upsampled_conv(self, path, x):
         """Upsample2D with its convolution."""

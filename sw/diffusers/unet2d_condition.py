@@ -97,25 +97,14 @@ class UNet2DConditionImport(UNet2DImport):
 
     def attend(self, path, normed, context, x, heads, keys=None):
         """x + Wo attention(normed, context)."""
-        q, k, v = (self.torch_linear(f"{path}.to_{part}", source, bias=False) for part, source in zip("qkv", (normed, context, context)))
-        self.path = path
-        mixed = self.attention(f"{path}.mix", q, k, v, heads, keys)
-        return self.add(f"{path}.sum", self.torch_linear(f"{path}.to_out.0", mixed), x)
-
-    def geglu(self, path, x):
-        """h * GELU(g): the two halves of one linear layer, each a layer of its own here."""
-        self.path = path
-        (w, v), (b, c) = np.split(self.get(f"{path}.weight"), 2), np.split(self.get(f"{path}.bias"), 2)
-        gate = self.act(f"{path}.gelu", self.linear(f"{path}.gate", x, v, c), "GELU")
-        return self.mul(f"{path}.product", self.linear(f"{path}.hidden", x, w, b), gate)
+        return self.add(f"{path}.sum", self.mixed_tokens(path, normed, context, heads, keys), x)
 
     def transformer_block(self, path, x, heads):
         """BasicTransformerBlock."""
         normed = self.torch_layer_norm(f"{path}.norm1", x)
         x = self.attend(f"{path}.attn1", normed, normed, x, heads)
         x = self.attend(f"{path}.attn2", self.torch_layer_norm(f"{path}.norm2", x), self.context, x, heads, self.tokens)
-        hidden = self.geglu(f"{path}.ff.net.0.proj", self.torch_layer_norm(f"{path}.norm3", x))
-        return self.add(f"{path}.ff.sum", self.torch_linear(f"{path}.ff.net.2", hidden), x)
+        return self.add(f"{path}.ff.sum", self.feed_forward(f"{path}.ff", self.torch_layer_norm(f"{path}.norm3", x), "geglu"), x)
 
     def transformer(self, path, x, heads, count):
         """Transformer2DModel."""
