@@ -93,14 +93,17 @@ class DotArray(Module):
         # # #
 
         self.config, self.valids, self.w4s = config, [m.valid for m in macs], [m.w4 for m in macs]
-        self.bank = Signal()        # of the active tile; one cycle ahead, in ``swap``, of what the multipliers see
-        self.sync += [self.swap.eq(self.first), If(self.first, self.bank.eq(~self.bank))]
+        # The active tile's bank and the one being filled, one cycle ahead, in ``swap``, of what the multipliers see. Each has a
+        # register of its own, for half of the lanes.
+        active, filled = Signal(name="active_bank"), Signal(name="filled_bank", reset=1)
+        self.sync += [self.swap.eq(self.first), If(self.first, active.eq(~active), filled.eq(~filled))]
+        self.banks = [(active, ~active) if n < config.n_lanes // 2 else (~filled, filled) for n in range(config.n_lanes)]
         self.held  = [Signal(config.word_bits, name=f"held{i}", reset_less=True) for i in range(config.gemm_words)]
         quarter = config.word_bits // 4
         self.take_words = [[held[at:at + quarter].eq(word[at:at + quarter]) for at in range(0, config.word_bits, quarter)]
                            for held, word in zip(self.held, self.words)]
         self.multipliers = []       # RegisteredMultiplier by lane, with array_clock = 2
-        self.tiles = [TileMemory(config, n, row, ~self.bank) for n in range(config.n_lanes)]
+        self.tiles = [TileMemory(config, n, row, self.banks[n][1]) for n in range(config.n_lanes)]
         self.submodules += self.tiles
         add_lanes = self.add_lanes if config.array_clock == 1 else self.add_fast_lanes
         for n, total in enumerate(add_lanes(count)):
@@ -120,7 +123,7 @@ class DotArray(Module):
         totals = []
         for n, tile in enumerate(self.tiles):
             weights = [Signal(STORED_BITS, name=f"w_{n}_{k}", reset_less=True) for k in range(count)]
-            rows = [stored for word in range(self.config.gemm_words) for stored in tile.read(self.bank, word)]
+            rows = [stored for word in range(self.config.gemm_words) for stored in tile.read(self.banks[n][0], word)]
             self.sync += If(self.swap, *[w.eq(stored) for w, stored in zip(weights, rows)])
             products = [Signal((PRODUCT_BITS, True), name=f"p_{n}_{k}", reset_less=True) for k in range(len(operands))]
             self.sync += If(self.valids[2], *[p.eq(a * w) for p, a, w in zip(products, operands, self.multiplicands(n, weights))])
@@ -156,7 +159,7 @@ class DotArray(Module):
         turns = [phase.copy() for _ in range(len(tile.groups))]
         banks = [Signal(name=f"bank_{n}_{g}", reset_less=True) for g in range(len(turns))]
         # At the edge of a system cycle: in the cycle of ``swap`` the new tile's bank is there already.
-        self.sync.sys2x += [If(turn, bank.eq(self.bank)) for turn, bank in zip(turns, banks)]
+        self.sync.sys2x += [If(turn, bank.eq(self.banks[n][0])) for turn, bank in zip(turns, banks)]
         chosen = [Signal(STORED_BITS, name=f"chosen_{n}_{k}", reset_less=True) for k in range(half)]
         if self.config.gemm_words == 2:
             rows = tile.read(banks, turns)

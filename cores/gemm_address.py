@@ -104,7 +104,8 @@ class TileFetcher(Module):
 
     ``tile_ready``: ``tile`` describes the next step, and its last row will be in ``shadow`` START_LEAD cycles from
     now; it falls with ``take``. ``swap``: the array copies ``shadow`` at the end of this cycle.
-    ``row``: a row of the shadow tile (of its ``lane``; ``second``: of the partner's tile), stored operands (``unstore``).
+    ``row``: a row of the shadow tile (of its ``lane``; ``second``: of the partner's tile, a register for each half of the lanes),
+    stored operands (``unstore``).
     """
 
     def __init__(self, config):
@@ -116,7 +117,7 @@ class TileFetcher(Module):
         self.tile_ready = Signal()
         self.take  = Signal()
         self.swap  = Signal()
-        self.row = Record([("write", 1), ("lane", bits_for(config.n_lanes - 1)), ("second", 1),
+        self.row = Record([("write", 1), ("lane", bits_for(config.n_lanes - 1)), ("second", 2),
                            ("data", config.k_lanes * STORED_BITS)], name="row")
 
         # # #
@@ -233,7 +234,7 @@ class TileFetcher(Module):
         operands = [Signal(STORED_BITS, name=f"operand_{k}", reset_less=True) for k in range(config.k_lanes)]
         # ``first``: the first row of a step; ``ready``: the one that is START_LEAD rows from its tile's end. Registers, because
         # all of the fetcher waits for them.
-        full, write = Signal(), Signal()
+        full, write, again = Signal(), Signal(), Signal(reset=1)        # again: operand.second, which synthesis would merge with an equal one
         self.comb += [
             self.advance.eq(~(operand.first & full & ~self.swap)),
             write.eq(operand.valid & self.advance),
@@ -243,6 +244,7 @@ class TileFetcher(Module):
                 fetched.valid.eq(self.busy), fetched.w4.eq(self.current.w4),
                 fetched.lane.eq(self.lane), fetched.second.eq(self.second), fetched.last.eq(self.second | ~self.current.double),
                 operand.valid.eq(fetched.valid), operand.lane.eq(fetched.lane), operand.second.eq(fetched.second),
+                again.eq(fetched.second),
                 operand.first.eq(fetched.valid & (fetched.lane == 0) & ~fetched.second),
                 operand.ready.eq(fetched.valid & fetched.last & (fetched.lane == n - 1 - START_LEAD)),
             ),
@@ -255,7 +257,7 @@ class TileFetcher(Module):
             If(self.advance & self.busy & self.second & self.current.error, self.tile.error.eq(1)),
             If(operand.ready & self.advance, self.tile_ready.eq(1)),
         ]
-        self.comb += [self.row.write.eq(write), self.row.lane.eq(operand.lane), self.row.second.eq(operand.second),
+        self.comb += [self.row.write.eq(write), self.row.lane.eq(operand.lane), self.row.second.eq(Cat(operand.second, again)),
                       self.row.data.eq(Cat(*operands))]
 
 

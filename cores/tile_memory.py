@@ -33,12 +33,12 @@ class TileMemory(Module):
         # # #
 
         self.specials += self.groups
-        here = Signal(name=f"row_{n}")
+        here, word = Signal(name=f"row_{n}"), row.second[2 * n // config.n_lanes]
         self.comb += here.eq(row.write & (row.lane == n))
         for g, memory in enumerate(self.groups):
             write = memory.get_port(write_capable=True, mode=NO_CHANGE)
             self.specials += write
-            self.comb += [write.adr.eq(self.address(bank, row.second)), write.we.eq(here), write.dat_w.eq(row.data[bits * g:bits * (g + 1)])]
+            self.comb += [write.adr.eq(self.address(bank, word)), write.we.eq(here), write.dat_w.eq(row.data[bits * g:bits * (g + 1)])]
 
     def address(self, bank, word):
         return Cat(bank, word, bank, word)
