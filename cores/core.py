@@ -74,8 +74,10 @@ class Core(LiteXModule):
         for unit in (post, norm):
             self.stat.add_client(unit.stat, unit.active)
             self.row.add_client(unit.row, unit.active)
-        for unit in (post, norm, sampler):
-            self.comb += If(unit.active, self.param.adr.eq(unit.param_adr))
+        reader = Signal(2)      # the unit that was active last: a cycle late, which is before any of them reads
+        for k, unit in enumerate((post, norm, sampler)):
+            self.sync += If(unit.active, reader.eq(k))
+            self.comb += If(reader == k, self.param.adr.eq(unit.param_adr))
         self.comb += [post.param_dat.eq(self.param.dat_r), self.scalar.record.eq(self.param.dat_r)]
 
     def add_registers(self, regs):
