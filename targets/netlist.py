@@ -8,7 +8,7 @@ device counts as well, the others are ignored.
 - The resets of whole subsystems go to thousands of flip-flops. nextpnr gives global wires to clocks only, though those reach the
   flip-flops' resets as well; with a clock buffer in its way a reset takes one.
 - nextpnr's placer fills the tiles that it uses, to the last cell, and leaves others empty: 40 % of an 85F while the middle could not
-  be routed. Idle cells with places of their own keep every fourth row free, through which nets get around.
+  be routed. Idle cells with places of their own keep every fourth row free, through which nets get around, or every second one.
 - nextpnr has router settings without a command line option, but reads them from the netlist. By default a net may leave
   its bounding box by three tiles only, and where many nets meet the router never finds the way around.
 """
@@ -25,10 +25,11 @@ CONSTANTS = ("0", "1", "x")
 LOGIC_CELL = "TRELLIS_COMB"
 INPUTS, OUTPUTS = ("A", "B", "C", "D", "M", "F1", "FCI", "FXA", "FXB", "DI0", "DI1", "WD", "WAD0", "WAD1", "WAD2", "WAD3", "WRE", "WCK"), ("F", "FCO", "OFX")
 LOGIC_CELLS_OF = {"LUT4": 1, "CCU2C": 2, RAM: 6}        # a RAM's write side takes a slice as well
-# Free rows of a device: columns, rows, and those of every twelve (from one row of block RAMs and multipliers to the next) without logic.
-FREE_ROWS = {"85k": (range(2, 125), range(11, 94), (3, 6, 9))}
-FREE_SHARE = 0.6            # of the device's cells; a fuller design needs the rows
-DEVICE_CELLS = {"85k": 83640}
+# A device's columns and rows of logic; every twelfth row, from 10 on, has block RAMs and multipliers instead.
+LOGIC = {"85k": (range(2, 125), [row for row in range(2, 94) if row not in range(10, 94, 12)])}
+CELLS_OF_TILE, FIRST, PERIOD = 8, 10, 12
+FREE_ROWS = ((2, 4, 6, 8, 10), (3, 6, 9))       # after each of those; the first choice that leaves enough of the others
+FULL = 0.66                 # share of the cells in the other rows that the design may take
 SETTINGS = {"router2/bbMargin/x": "12", "router2/bbMargin/y": "12"}      # tiles that a net may leave its bounding box by
 
 
@@ -69,10 +70,12 @@ def logic_cells(top):
 
 def free_rows(top, device):
     """Fill the rows that shall stay without logic with idle cells; returns the number of rows, 0 for other devices and full designs."""
-    if device not in FREE_ROWS or logic_cells(top) > FREE_SHARE * DEVICE_CELLS[device]:
+    if device not in LOGIC:
         return 0
-    columns, rows, chosen = FREE_ROWS[device]
-    free = [row for row in rows if (row - 10) % 12 in chosen]
+    columns, rows = LOGIC[device]
+    needed = logic_cells(top) / (FULL * CELLS_OF_TILE * len(columns))      # rows with logic
+    choices = [[row for row in rows if row > FIRST and (row - FIRST) % PERIOD in chosen] for chosen in FREE_ROWS]
+    free = next((choice for choice in choices if len(rows) - len(choice) >= needed), [])
     directions = {**{port: "input" for port in INPUTS}, **{port: "output" for port in OUTPUTS}}
     for row in free:
         for column in columns:
@@ -104,7 +107,7 @@ def main(argv=None):
     parser.add_argument("--json", type=Path, required=True, help="netlist, rewritten in place")
     path, others = parser.parse_known_args(argv)
     path = path.json
-    device = next((size for option in others for size in FREE_ROWS if option.startswith("--") and option.endswith(size)), "")
+    device = next((size for option in others for size in LOGIC if option.startswith("--") and option.endswith(size)), "")
     netlist = json.loads(path.read_text())
     changed, resets, rows = prepare(netlist, device)
     path.write_text(json.dumps(netlist))

@@ -54,7 +54,7 @@ def test_large_resets_get_a_clock_buffer():
     assert netlist.prepare(made) == (0, 0, 0), "prepared again it stays as it is"
 
 
-@pytest.mark.parametrize("luts, rows", [(10, 21), (60000, 0)])
+@pytest.mark.parametrize("luts, rows", [(10, 35), (35000, 21), (60000, 0)])
 def test_free_rows(luts, rows):
     """Idle cells take whole rows of the 85F, unless the design needs them; other devices stay as they are."""
     cells = {f"lut{k}": {"type": "LUT4", "connections": {"Z": [2 + k]}} for k in range(luts)}
