@@ -94,8 +94,8 @@ class DiffusionSoC(Appliance, SoCCore):
         slice_master(self, "etherbone")
         core = self.ethcore_etherbone
         self.ip_buffer = PortBuffer(core.mac.crossbar, ethernet_type_ip, receive=("valid", "ready"), send=("ready",))
-        self.icmp_buffer = PortBuffer(core.ip.crossbar, icmp_protocol, receive=("valid", "ready"), send=("valid",))
-        self.etherbone_buffer = PortBuffer(core.udp.crossbar, UDP_PORT, receive=("ready",), send=("valid",))
+        self.icmp_buffer = PortBuffer(core.ip.crossbar, icmp_protocol, receive=("valid", "ready"), send=("valid", "ready"))
+        self.etherbone_buffer = PortBuffer(core.udp.crossbar, UDP_PORT, receive=("ready",), send=("valid", "ready"))
 
     def add_bulk(self, ip_address):
         """The bulk transfer on a DRAM port of its own. The host finds it by the register and the constants."""
