@@ -106,19 +106,24 @@ def target_of(board, preset=None):
 
 
 def picture_cost(program, target):
-    """Report of a Program on a Target, a dict: {part: ProgramCost}, cycles, DRAM bytes, seconds and energy of a step and of a picture."""
-    from litediffusion.sw.container import evaluations
-
+    """Report of a Program on a Target (see picture_report)."""
     meta = program.meta
     names = {part: meta["layers"] if part == "eval" else meta["finish_layers"] if part == "finish" else [part] for part in meta["programs"]}
     parts = {part: program_cost(target.config, instructions_of(program, part), names[part], meta["macs"], target.word_cycles,
                                 part == "init" or part == "update" and meta["noise"]) for part in meta["programs"]}
-    runs = evaluations(meta["guidance"])
+    return picture_report(target, parts, meta["image_bytes"], meta["steps"], meta["guidance"])
+
+
+def picture_report(target, parts, needs_bytes, steps, guidance):
+    """A dict: {part: ProgramCost}, cycles, DRAM bytes, seconds and energy of a step and of a picture; needs_bytes : of DRAM."""
+    from litediffusion.sw.container import evaluations
+
+    runs = evaluations(guidance)
     total = lambda field, counts: sum(n * getattr(parts[part], field) for part, n in counts.items())
-    step, steps = {"eval": runs, "update": 1}, meta["steps"]
+    step = {"eval": runs, "update": 1}
     picture = {"init": 1, "eval": steps * runs, "update": steps, "finish": 1}
-    report = {"target": target.name, "clock_mhz": target.clock / 1e6, "memory_bytes": target.memory, "needs_bytes": meta["image_bytes"],
-              "fits": meta["image_bytes"] <= target.memory, "evaluations_a_step": runs, "steps": steps}
+    report = {"target": target.name, "clock_mhz": target.clock / 1e6, "memory_bytes": target.memory, "needs_bytes": needs_bytes,
+              "fits": needs_bytes <= target.memory, "evaluations_a_step": runs, "steps": steps}
     for name, counts in (("step", step), ("picture", picture)):
         report[name] = {field: total(field, counts) for field in ("cycles", "dram_bytes", "millijoule")}
         report[name]["seconds"] = report[name]["cycles"] / target.clock

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from litediffusion.sw.graph import verify
+from litediffusion.sw.hollow import hollow, is_hollow
 from litediffusion.sw.reference import ACT
 
 
@@ -97,6 +98,9 @@ def fold_layer_norm(graph):
         gamma, beta = node.attrs["gamma"], node.attrs["beta"]
         for user in users:
             weight, bias = user.attrs["weight"], user.attrs["bias"]
+            if is_hollow(weight):
+                user.attrs["bias"] = hollow(len(weight))
+                continue
             if beta is not None:
                 user.attrs["bias"] = weight[:, :, 0, 0] @ beta + (0 if bias is None else bias)
             if gamma is not None:

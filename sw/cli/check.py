@@ -43,7 +43,7 @@ def check(model: Model = "digits", steps: Steps = STEPS, bits: Bits = 8, weights
         from litediffusion.sw.estimate import picture_cost, target_of
         from litediffusion.sw.sources import load_model
 
-        source, board = load_model(model, weights, size, null_label, texts), target_of(target)
+        source, board = load_model(model, weights, size, null_label, texts, look=True), target_of(target)
         program, graph, decoder = looked_at(source, steps, bits, None, window, board.config)
         cost = picture_cost(program, board)
         layers = layer_rows(graph, decoder, cost)
@@ -71,7 +71,7 @@ def estimate(model: Model = "digits", target: TargetName = "ecpix5", steps: Step
         if model.endswith(".ldp"):
             program = load_program(model)
         else:
-            program = looked_at(load_model(model, weights, size, null_label, texts), steps, bits, guidance, window, board.config)[0]
+            program = looked_at(load_model(model, weights, size, null_label, texts, look=True), steps, bits, guidance, window, board.config)[0]
         report = picture_cost(program, board)
     if json:
         return print_json(report)

@@ -73,11 +73,15 @@ def lower_tiled(config, graph, ranges, per_step, bits, steps, image, buffers):
     return TiledGraph(config, graph, choose_scales(graph, ranges, per_step, split=True), bits, steps, image, buffers).run()
 
 
+def decoder_ends(buffers):
+    """What a decoder's lowering takes for its buffers."""
+    return {"latent": buffers["latent"], "eps": buffers["result"], "eps_stride": 0}
+
+
 def lower_decoder(config, decoder, ranges, bits, image, buffers):
     """What makes a picture of the latents after the last step, with activations in DRAM."""
     scales = choose_scales(decoder, {name: ranges[name] for name in decoder.nodes}, False, split=True)
-    ends = {"latent": buffers["latent"], "eps": buffers["result"], "eps_stride": 0}
-    return TiledGraph(config, decoder, scales, bits, 1, image, ends).run()
+    return TiledGraph(config, decoder, scales, bits, 1, image, decoder_ends(buffers)).run()
 
 
 def finish_program(config, buffers, pixels, decoder):

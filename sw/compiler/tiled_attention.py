@@ -20,6 +20,7 @@ from litediffusion.sw.compiler.tile_plan import balanced
 from litediffusion.sw.compiler.tiled_conv import TiledConv, TokenWeights
 from litediffusion.sw.compiler.tiles import DramTensor, move
 from litediffusion.sw.graph import Node
+from litediffusion.sw.hollow import hollow, is_hollow
 
 GROUPS = 4               # groups of 8 keys or channels a product
 BUFFERS = 2              # places on chip for queries, probabilities and results
@@ -30,13 +31,20 @@ def as_tokens(tensor):
     return replace(tensor, shape=(tensor.shape[0], tensor.pixels, 1), stat=-1)
 
 
+def value_rows(q):
+    """uint8 [block][channel][16 bytes] of int8 weights [M, C]: the rows of Wv as activations."""
+    m, c = q.shape
+    if is_hollow(q):
+        return hollow(m * (c + -c % 16), np.uint8)
+    return np.pad(q, ((0, 0), (0, -c % 16))).reshape(m, -1, 16).transpose(1, 0, 2).copy().view(np.uint8)
+
+
 def transposed_values(program, name, tokens, weight, scale):
     """V^T [token blocks][channels][16 tokens] of normalised tokens; weight [M, C], ``scale`` of V (the bias comes after PV)."""
     q, w_scale = quantise_weights(weight.reshape(1, -1), 8)
     (m, c), state = weight.shape, program.state
     state.begin(name)
-    padded = np.pad(q.reshape(m, c), ((0, 0), (0, -c % 16)))
-    at = program.image.constant(padded.reshape(m, -1, 16).transpose(1, 0, 2).copy().view(np.uint8))
+    at = program.image.constant(value_rows(q.reshape(m, c)))
     rows = DramTensor(f"{name}.weight", (c, m, 1), at, w_scale * tokens.scale)
     out = program.tensor(name, (tokens.pixels, m, 1), scale)
     node = Node(name, "conv", [], out.shape, {"weight": weight[:, :, None, None], "bias": None, "stride": 1, "pad": 0})
@@ -56,7 +64,6 @@ class TiledAttention:
             raise CompileError(f"layer {name}: {self.n} tokens, heads of {self.d} channels; both must be multiples of 16")
         self.some = keys is not None and keys < self.n
         self.query, self.key, self.value, self.out = as_tokens(query), key, value, as_tokens(out)
-        self.after = len(state.items)
         self.score_params = state.params(score_records(query.scale, key.scale, width or self.d, keys if self.some else 0))
         self.mix_params = state.params(mix_records(value.scale, out.scale, bias))
         self.tiles = balanced(query.pixels, self.rows())
@@ -72,10 +79,14 @@ class TiledAttention:
                                f"accumulators or {c.spm_words} words of scratchpad: use a larger configuration")
         return rows
 
-    def run(self):
-        pieces = [(head, *tile) for head in range(self.heads) for tile in self.tiles]
-        waiting = None
-        for number, piece in enumerate(pieces):
+    def pieces(self):
+        """[(head, first query, queries)] in their order."""
+        return [(head, *tile) for head in range(self.heads) for tile in self.tiles]
+
+    def run(self, most=None):
+        """Emit all; most : only so many pieces, for a look at the cost of one."""
+        self.after, waiting = len(self.state.items), None
+        for number, piece in enumerate(self.pieces()[:most]):
             row = self.softmax(number, piece)
             if waiting:
                 self.mix(*waiting)

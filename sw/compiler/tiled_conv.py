@@ -6,6 +6,8 @@ emitted ahead (``tile_plan``, ``tiles.SliceStream``), so the queues overlap tile
 loaded: GEMM takes them as zero, after the norm.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from litediffusion.cores import isa
@@ -15,6 +17,8 @@ from litediffusion.sw.compiler.records import conv_records, quantise_weights, ti
 from litediffusion.sw.compiler.state import Tensor
 from litediffusion.sw.compiler.tile_plan import OUT_SLOTS, Layer, plan_tiles
 from litediffusion.sw.compiler.tiles import Slice, SliceStream, move
+
+RECORDS = 32             # parameter records of a wide layer on chip together
 
 
 class ConvWeights:
@@ -58,6 +62,26 @@ class TokenWeights:
                        length=8 * groups, pitch=tensor.pixels, spilled=tensor.spilled)
 
 
+class DrainRecords:
+    """A conv's parameter records for its drains. Those of a wide layer come and go with its blocks, RECORDS at a time.
+
+    records : [steps, groups].
+    """
+
+    def __init__(self, state, records):
+        self.state, self.whole = state, records.shape[1] <= state.config.param_words // 2
+        self.size = records.shape[1] if self.whole else RECORDS
+        self.parts = [state.params(records[:, i:i + self.size]) for i in range(0, records.shape[1], self.size)]
+        self.latest = 0, self.parts[0]
+
+    def need(self, group):
+        """What an item needs for the record of an output group: (Resource, offset). Called in the order of the program."""
+        part = group // self.size
+        if part != self.latest[0]:
+            self.latest = part, replace(self.parts[part])
+        return self.latest[1], group % self.size
+
+
 class TiledConv:
     """Emits one conv node.
 
@@ -76,7 +100,7 @@ class TiledConv:
         parts = tuple(s.blocks for s in sources)
         self.plan = plan_tiles(state.config, Layer(node, parts, (16 * sum(parts),) + tuple(sources[0].shape[1:]), w4,
                                                    norm is not None, operand is not None and not self.vector, self.spare))
-        self.params = state.params(self.records())
+        self.params = DrainRecords(state, self.records())
         self.slots = state.config.spm_words - OUT_SLOTS * self.plan.tiles[0][1] * node.shape[2]
 
     def records(self):
@@ -181,6 +205,6 @@ class Drains:
             fields.update(out=isa.OUT["INT16"], d=2 * out.addr, ds2=2)
         if conv.out.stat >= 0:
             fields.update(stat=1, stat_acc=int(tile[0] > 0), stat_rec=conv.out.stat + 2 * block)
-        self.state.emit("POST", fields, reads, out.region(), {"p": (conv.params, 2 * block)})
+        self.state.emit("POST", fields, reads, out.region(), {"p": conv.params.need(2 * block)})
         move(self.state, "STORE", conv.out, block, tile[0], out)
         self.done += 1
