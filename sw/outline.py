@@ -1,7 +1,8 @@
 """What a network costs that is too large for one program: lowered in sections of some layers, each costed and forgotten.
 
-A section runs as a program of its own would, so the queues run empty between sections; with SECTION items a section that is a
-thousandth of the time. An attention of many alike pieces is not emitted as a whole: a few pieces give the cost of one.
+A section runs as a program of its own would, so the queues run empty between sections; with SECTION items a section that is less
+than a thousandth of the time. Sections that differ only in names and places in DRAM are costed once. An attention of many alike pieces
+is not emitted as a whole: a few pieces give the cost of one.
 """
 
 from dataclasses import replace
@@ -16,7 +17,8 @@ from litediffusion.sw.compiler.scales import choose_scales
 from litediffusion.sw.compiler.tiled_graph import TiledGraph
 from litediffusion.sw.estimate import LayerCost, ProgramCost, picture_report, program_cost
 
-SECTION = 20_000        # items of a section, about; their LOADs of weights come on top
+SECTION = 2000          # items of a section at least; their LOADs of weights come on top
+PLACES = ("dram", "stat_rec")           # fields that say only where something lies
 SAMPLE = 8              # alike pieces of an attention: the cost of one is that of the second SAMPLE of them, after as many
 EMPTY = {op: isa.decode(isa.encode(op))[1] for op in isa.OPS}
 
@@ -31,15 +33,24 @@ def check_fields(fields):
                 raise CompileError(str(error)) from error
 
 
-def decoded(full):
-    """[(op, fields)] of scheduled items, as they would come out of a program; checked."""
+def likeness(items, first):
+    """A number that is the same for lists of items that differ only in places; first : number of their first layer."""
+    seen, parts = {}, []
+    for item in items:
+        needs = tuple((name, r.mem, r.words, seen.setdefault(r, len(seen)), offset) for name, (r, offset) in item.needs.items())
+        parts.append((item.op, item.layer - first, needs, tuple(f for f in item.fields.items() if f[0] not in PLACES)))
+    return hash(tuple(parts))
+
+
+def decoded(full, first=0):
+    """[(op, fields)] of scheduled items, as they would come out of a program; checked. first : number of the first layer, here 0."""
     extremes, out = {}, []
     for item in full:
         for name, value in item.fields.items():
             least, most = extremes.get((item.op, name), (0, 0))
             if not least <= value <= most:
                 extremes[item.op, name] = min(least, value), max(most, value)
-        out.append((item.op, EMPTY[item.op] | item.fields | {"layer": item.layer}))
+        out.append((item.op, EMPTY[item.op] | item.fields | {"layer": max(item.layer - first, 0)}))      # END is layer 0's
     check_fields(extremes)
     return out
 
@@ -77,18 +88,24 @@ class OutlinedGraph(TiledGraph):
 
     def __init__(self, target, macs, *args):
         TiledGraph.__init__(self, target.config, *args)
-        self.target, self.macs, self.costs = target, macs, Costs()
+        self.target, self.macs, self.costs, self.known, self.costed = target, macs, Costs(), {}, 0
 
-    def close(self, *adds):
-        """Cost the items so far and forget them. adds : (Costs, times) that get it, without any ``costs``."""
-        items, self.state.items = self.state.items, []
+    def close(self, times=1.0, again=False):
+        """Cost the items so far and forget them; their cost counts ``times``. ``again``: the layers go on."""
+        state = self.state
+        items, names, first = state.items, state.layers[self.costed:], self.costed
+        state.items, state.acc_next, state.row_next = [], 0, 0
+        self.costed = first if again else len(state.layers)
         if not items:
             return
         self.image.place(resources_of(items))
-        full = schedule(items, self.image, self.state.areas, self.state.layers)
-        cost = program_cost(self.config, decoded(full), self.state.layers, self.macs, self.target.word_cycles)
-        for costs, times in adds or ((self.costs, 1.0),):
-            costs.add(cost, len(full), times)
+        key = likeness(items, first)
+        if key not in self.known:
+            full = schedule(items, self.image, state.areas, state.layers)
+            self.known[key] = program_cost(self.config, decoded(full, first), names, {}, self.target.word_cycles), len(full)
+        cost, descriptors = self.known[key]
+        layers = [replace(layer, name=name, macs=self.macs.get(name, 0)) for layer, name in zip(cost.layers, names)]
+        self.costs.add(replace(cost, layers=layers), descriptors, times)
 
     def done_with(self, node):
         if len(self.state.items) >= SECTION:
@@ -98,11 +115,11 @@ class OutlinedGraph(TiledGraph):
         count = len(attention.pieces())
         if count <= 4 * SAMPLE:
             return attention.run()
-        self.close()
+        self.close(again=True)
         rest = (count - SAMPLE) / SAMPLE
         for pieces, times in ((SAMPLE, 1 - rest), (2 * SAMPLE, rest)):
             attention.run(pieces)
-            self.close((self.costs, times))
+            self.close(times, again=True)
 
 
 def small_cost(target, image, items, name, noise=False):

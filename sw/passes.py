@@ -30,7 +30,7 @@ def _step_values(graph, node):
     x = [graph.nodes[i].attrs["values"] for i in node.inputs]
     if node.op == "conv":
         bias = node.attrs["bias"]
-        return x[0] @ node.attrs["weight"][:, :, 0, 0].T + (0 if bias is None else bias)
+        return x[0] @ np.asarray(node.attrs["weight"], float)[:, :, 0, 0].T + (0 if bias is None else bias)
     if node.op == "act":
         return ACT[node.attrs["function"]](torch.as_tensor(x[0])).numpy()
     return np.concatenate(x, axis=1) if node.op == "cat" else x[0] + x[1]

@@ -90,8 +90,11 @@ def evaluate(graph, x, step, labels, watch=None, cache=None):
     """
     cache, watch = {} if cache is None else cache, watch or (lambda name, tensor: None)
     x, labels = torch.as_tensor(np.asarray(x), dtype=torch.float32), torch.as_tensor(np.asarray(labels), dtype=torch.long)
-    values = {}
+    values, last = {}, {i: node.name for node in graph.nodes.values() for i in node.inputs}
     for node in graph.nodes.values():
         values[node.name] = _node(node, [values[i] for i in node.inputs], step, labels, x, cache, watch)
         watch(node.name, values[node.name])
+        for name in set(node.inputs):           # a large network's tensors are not all in memory at once
+            if last[name] == node.name and name != graph.output:
+                del values[name]
     return values[graph.output]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import json
 from pathlib import Path
 
+from litediffusion.sw.graph_builder import as_float
 from litediffusion.sw.hollow import hollow
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -63,14 +64,6 @@ def declared_shapes(config):
     except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
         raise FolderError(f"config.json: diffusers makes no {kind} of it: {error}") from error
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-
-
-def as_float(tensor):
-    """numpy of a torch tensor: matrices and kernels float32, which holds what is narrower exactly; vectors and float64 as float64."""
-    import torch
-
-    wide = tensor.ndim < 2 or tensor.dtype == torch.float64
-    return (tensor.double() if wide else tensor.float()).numpy()
 
 
 class Weights:

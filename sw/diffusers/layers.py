@@ -1,5 +1,7 @@
 """Layers and blocks that diffusers' models share, under their torch names."""
 
+import numpy as np
+
 from litediffusion.sw.graph_builder import GraphBuilder, UnsupportedLayer
 
 ACTIVATIONS = {"silu": "SILU", "swish": "SILU", "relu": "RELU", "gelu": "GELU"}
@@ -28,6 +30,10 @@ class DiffusersImport(GraphBuilder):
         GraphBuilder.__init__(self)
         self.weights, self.groups, self.eps = weights, groups, eps
         self.get, self.function = weights.get, ACTIVATIONS[act_fn]
+
+    def double(self, name):
+        """A weight as float64, for what is computed of it."""
+        return np.asarray(self.get(name), float)
 
     def torch_conv(self, path, x, stride=1, pad=1, **more):
         self.path = path
