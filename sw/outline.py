@@ -8,7 +8,7 @@ is not emitted as a whole: a few pieces give the cost of one.
 from dataclasses import replace
 
 from litediffusion.cores import isa
-from litediffusion.sw.compiler.assemble import MOST_DESCRIPTORS, resources_of, schedule
+from litediffusion.sw.compiler.assemble import resources_of, schedule
 from litediffusion.sw.compiler.compile import buffers_of, decoder_ends, layer_macs
 from litediffusion.sw.compiler.image import Image
 from litediffusion.sw.compiler.items import CompileError
@@ -133,7 +133,7 @@ def small_cost(target, image, items, name, noise=False):
 def outline(graph, table, target, ranges, *, bits=None, guidance=1.0, decoder=None):
     """Report as ``picture_cost`` gives it, of a graph (after the passes) without a program; batches of one picture.
 
-    ``descriptors`` and ``programs`` are the evaluation's; the other arguments are ``compile_graph``'s. Raises CompileError.
+    The arguments are ``compile_graph``'s. Raises CompileError for a layer that cannot be lowered.
     """
     bits, steps, image = bits or {}, len(table), Image(len(table))
     shape = next(n.shape for n in graph.nodes.values() if n.op == "input")
@@ -157,5 +157,4 @@ def outline(graph, table, target, ranges, *, bits=None, guidance=1.0, decoder=No
         spill = max(spill, making.spill_words)
     parts["finish"] = finish.total()
     needs = image.size + image.step_stride * steps + target.config.word_bytes * spill + isa.DESC_BYTES * round(descriptors + finish.descriptors)
-    report = picture_report(target, parts, needs, steps, guidance)
-    return report | {"descriptors": round(descriptors), "programs": -(-round(descriptors) // MOST_DESCRIPTORS)}
+    return picture_report(target, parts, needs, steps, guidance, round(descriptors))

@@ -52,7 +52,7 @@ def _combine(node, y, others, watch):
 def _node(node, args, step, labels, x, cache, watch):
     a = node.attrs
     if node.op == "input":
-        return x
+        return x[node.name] if isinstance(x, dict) else x
     if node.op == "step_table":
         return torch.as_tensor(a["values"][step], dtype=torch.float32)[None, :, None, None].expand(x.shape[0], -1, 1, 1)
     if node.op == "label_table":
@@ -90,6 +90,17 @@ def evaluate(graph, x, step, labels, watch=None, cache=None):
     """
     cache, watch = {} if cache is None else cache, watch or (lambda name, tensor: None)
     x, labels = torch.as_tensor(np.asarray(x), dtype=torch.float32), torch.as_tensor(np.asarray(labels), dtype=torch.long)
+    return _run(graph, x, step, labels, watch, cache)
+
+
+@torch.no_grad()
+def evaluate_with(graph, inputs, watch):
+    """Output [1, C, H, W] float32 of a graph with several inputs {name: [C, H, W]}; watch : as for ``evaluate``."""
+    x = {name: torch.as_tensor(values, dtype=torch.float32)[None] for name, values in inputs.items()}
+    return _run(graph, x, 0, None, watch, {})
+
+
+def _run(graph, x, step, labels, watch, cache):
     values, last = {}, {i: node.name for node in graph.nodes.values() for i in node.inputs}
     for node in graph.nodes.values():
         values[node.name] = _node(node, [values[i] for i in node.inputs], step, labels, x, cache, watch)

@@ -3,9 +3,9 @@
 from litediffusion.cores import isa
 from litediffusion.soc.mailbox import MAX_BATCH
 from litediffusion.soc.memory_map import SELFTEST_BYTES, WINDOW_SIZE
-from litediffusion.sw.compiler.assemble import check_length, encode, resources_of, schedule
+from litediffusion.sw.compiler.assemble import LIMIT, encode, resources_of, schedule
 from litediffusion.sw.compiler.image import Image, align
-from litediffusion.sw.compiler.items import WORD_BYTES, CompileError
+from litediffusion.sw.compiler.items import WORD_BYTES, CompileError, check_length
 from litediffusion.sw.compiler.lower_graph import GraphLowering
 from litediffusion.sw.compiler.sampler import finish_items, init_items, update_items
 from litediffusion.sw.compiler.scales import choose_scales
@@ -62,15 +62,24 @@ def check_resident(graph):
             raise CompileError(f"layer {node.name} ({node.path}): compiled only with activations in DRAM")
 
 
-def lower_resident(config, graph, ranges, per_step, bits, steps, image, buffers):
+def lower_resident(config, graph, ranges, per_step, bits, steps, image, buffers, most=LIMIT):
     """The evaluation with activations on chip while they fit."""
     check_resident(graph)
-    return GraphLowering(config, graph, choose_scales(graph, ranges, per_step), bits, steps, image, buffers).run()
+    low = GraphLowering(config, graph, choose_scales(graph, ranges, per_step), bits, steps, image, buffers)
+    low.most = most
+    return low.run()
 
 
-def lower_tiled(config, graph, ranges, per_step, bits, steps, image, buffers):
+def run_tiled(low, most):
+    """A TiledGraph after its run of at most so many items."""
+    low.state.most = most
+    return low.run()
+
+
+def lower_tiled(config, graph, ranges, per_step, bits, steps, image, buffers, most=LIMIT):
     """The evaluation with activations in DRAM."""
-    return TiledGraph(config, graph, choose_scales(graph, ranges, per_step, split=True), bits, steps, image, buffers).run()
+    low = TiledGraph(config, graph, choose_scales(graph, ranges, per_step, split=True), bits, steps, image, buffers)
+    return run_tiled(low, most)
 
 
 def decoder_ends(buffers):
@@ -78,10 +87,10 @@ def decoder_ends(buffers):
     return {"latent": buffers["latent"], "eps": buffers["result"], "eps_stride": 0}
 
 
-def lower_decoder(config, decoder, ranges, bits, image, buffers):
+def lower_decoder(config, decoder, ranges, bits, image, buffers, most=LIMIT):
     """What makes a picture of the latents after the last step, with activations in DRAM."""
     scales = choose_scales(decoder, {name: ranges[name] for name in decoder.nodes}, False, split=True)
-    return TiledGraph(config, decoder, scales, bits, 1, image, decoder_ends(buffers)).run()
+    return run_tiled(TiledGraph(config, decoder, scales, bits, 1, image, decoder_ends(buffers)), most)
 
 
 def finish_program(config, buffers, pixels, decoder):
@@ -93,7 +102,7 @@ def finish_program(config, buffers, pixels, decoder):
 
 
 def compile_graph(graph, config, table, ranges, *, bits=None, per_step=True, null_label=0, labels=1, guidance=1.0, name="model",
-                  batch=MAX_BATCH, tiled=False, window_size=WINDOW_SIZE, decoder=None, text=None):
+                  batch=MAX_BATCH, tiled=False, window_size=WINDOW_SIZE, decoder=None, text=None, most=LIMIT):
     """Compile a graph (after the passes) into a Program.
 
     Parameters
@@ -103,7 +112,8 @@ def compile_graph(graph, config, table, ranges, *, bits=None, per_step=True, nul
     null_label, labels : label of the unconditional evaluation, number of labels that a user may ask for.
     tiled : activations lie in DRAM and pass by in tiles, instead of on chip while they fit: for larger networks.
     window_size : bytes of DRAM that the engine may use.
-    decoder : Graph of what makes a picture of the last latents, or None; text : meta data of a model that takes prompts.
+    decoder : Graph of what makes a picture of the last latents, or None; text : meta data of a model that takes prompts;
+    most : descriptors of an evaluation, and of the decoder; more raise TooLong.
     """
     bits, steps = bits or {}, len(table)
     shape = next(n.shape for n in graph.nodes.values() if n.op == "input")
@@ -115,8 +125,8 @@ def compile_graph(graph, config, table, ranges, *, bits=None, per_step=True, nul
     buffers = buffers_of(image, words, pixels, steps, batch, decoder is not None)
     lowering = lower_tiled if tiled else lower_resident
     network = {name: r for name, r in ranges.items() if decoder is None or name not in decoder.nodes}
-    low = lowering(config, graph, network, per_step, bits, steps, image, buffers)
-    decoding = decoder and lower_decoder(config, decoder, ranges, bits, image, buffers)
+    low = lowering(config, graph, network, per_step, bits, steps, image, buffers, most)
+    decoding = decoder and lower_decoder(config, decoder, ranges, bits, image, buffers, most)
     finish, finish_layers = finish_program(config, buffers, pixels, decoding)
     items = {"init": init_items(config, buffers, words, shape[0], table), "eval": low.items,
              "update": update_items(config, buffers, words, shape[0], table), "finish": finish}
@@ -131,7 +141,7 @@ def compile_graph(graph, config, table, ranges, *, bits=None, per_step=True, nul
     names = {"init": ["init"], "eval": low.layers, "update": ["update"], "finish": finish_layers}
     full = {part: schedule(items[part], image, low.areas, names[part]) for part in NAMES}
     for part in ("eval", "finish"):
-        check_length(name, full[part])
+        check_length(name, len(full[part]), most)
     spill_words = max(low.spill_words, decoding.spill_words if decoding else 0)
     spill = image.size + sum(align(isa.DESC_BYTES * len(f)) for f in full.values())
     meta["tensors"] = tensor_places(low, spill)

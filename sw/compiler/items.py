@@ -23,6 +23,18 @@ class CompileError(ValueError):
     """The model cannot be compiled; the message names the layer, the value, the limit and the remedy."""
 
 
+class TooLong(CompileError):
+    """An evaluation takes more descriptors than may be."""
+
+
+def check_length(name, count, most, at=""):
+    """Raise TooLong unless ``count`` descriptors are at most ``most``; at : the layer at which so many were reached."""
+    if count > most:
+        raise TooLong(f"{name}: an evaluation takes {count:,} descriptors{f' by layer {at}' if at else ''}, the limit is {most:,}: make the picture "
+                      "smaller (self-attention takes descriptors by the square of its pixels), or use a configuration with larger memories, "
+                      "which cuts layers into fewer pieces; `litediffusion estimate` says what all of it would cost")
+
+
 @dataclass(eq=False)
 class Resource:
     """Data brought on chip ahead of their use: weight tiles (WBUF), activations (SPM) or parameter records (PARAM).

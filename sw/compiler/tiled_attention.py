@@ -14,6 +14,7 @@ from litediffusion.cores import isa
 from litediffusion.sw.compiler.items import WORD_BYTES, CompileError, Operand, odd_plane
 from litediffusion.sw.compiler.lower_attention import mix_records, score_records
 from litediffusion.sw.compiler.lower_conv import CHUNK_WORDS
+from litediffusion.sw.compiler.record_parts import RecordParts
 from litediffusion.sw.compiler.records import quantise_weights
 from litediffusion.sw.compiler.state import Tensor
 from litediffusion.sw.compiler.tile_plan import balanced
@@ -65,7 +66,7 @@ class TiledAttention:
         self.some = keys is not None and keys < self.n
         self.query, self.key, self.value, self.out = as_tokens(query), key, value, as_tokens(out)
         self.score_params = state.params(score_records(query.scale, key.scale, width or self.d, keys if self.some else 0))
-        self.mix_params = state.params(mix_records(value.scale, out.scale, bias))
+        self.mix_params = RecordParts(state, mix_records(value.scale, out.scale, bias), self.d // 8)
         self.tiles = balanced(query.pixels, self.rows())
         self.plane = odd_plane(self.tiles[0][1])
 
@@ -146,5 +147,5 @@ class TiledAttention:
         self.state.emit("POST", dict(n0=rows, n1=groups // 2, n2=2, src=isa.SRC["ACC"], a=acc, as0=1, as1=2 * rows, as2=rows,
                                      row=row, row_loop=2, row_m=1, dst=isa.DST["SPM"], d=out.hword(0), ds0=2, ds1=2 * out.plane, ds2=1,
                                      ps1=2, ps2=1),
-                        region + [("ROW", row, row + rows)], out.region(), {"p": (self.mix_params, 2 * block)})
+                        region + [("ROW", row, row + rows)], out.region(), {"p": self.mix_params.need(2 * block)})
         move(self.state, "STORE", self.out, block, first, out)

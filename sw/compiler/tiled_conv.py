@@ -6,19 +6,16 @@ emitted ahead (``tile_plan``, ``tiles.SliceStream``), so the queues overlap tile
 loaded: GEMM takes them as zero, after the norm.
 """
 
-from dataclasses import replace
-
 import numpy as np
 
 from litediffusion.cores import isa
 from litediffusion.sw.compiler.items import WORD_BYTES, CompileError, Operand, Pool, Resource
 from litediffusion.sw.compiler.lower_conv import drain_fields, gemm_fields, input_rows, operand_fields
+from litediffusion.sw.compiler.record_parts import RecordParts
 from litediffusion.sw.compiler.records import conv_records, quantise_weights, times_records, weight_tiles
 from litediffusion.sw.compiler.state import Tensor
 from litediffusion.sw.compiler.tile_plan import OUT_SLOTS, Layer, plan_tiles
 from litediffusion.sw.compiler.tiles import Slice, SliceStream, move
-
-RECORDS = 32             # parameter records of a wide layer on chip together
 
 
 class ConvWeights:
@@ -62,26 +59,6 @@ class TokenWeights:
                        length=8 * groups, pitch=tensor.pixels, spilled=tensor.spilled)
 
 
-class DrainRecords:
-    """A conv's parameter records for its drains. Those of a wide layer come and go with its blocks, RECORDS at a time.
-
-    records : [steps, groups].
-    """
-
-    def __init__(self, state, records):
-        self.state, self.whole = state, records.shape[1] <= state.config.param_words // 2
-        self.size = records.shape[1] if self.whole else RECORDS
-        self.parts = [state.params(records[:, i:i + self.size]) for i in range(0, records.shape[1], self.size)]
-        self.latest = 0, self.parts[0]
-
-    def need(self, group):
-        """What an item needs for the record of an output group: (Resource, offset). Called in the order of the program."""
-        part = group // self.size
-        if part != self.latest[0]:
-            self.latest = part, replace(self.parts[part])
-        return self.latest[1], group % self.size
-
-
 class TiledConv:
     """Emits one conv node.
 
@@ -100,7 +77,7 @@ class TiledConv:
         parts = tuple(s.blocks for s in sources)
         self.plan = plan_tiles(state.config, Layer(node, parts, (16 * sum(parts),) + tuple(sources[0].shape[1:]), w4,
                                                    norm is not None, operand is not None and not self.vector, self.spare))
-        self.params = DrainRecords(state, self.records())
+        self.params = RecordParts(state, self.records())
         self.slots = state.config.spm_words - OUT_SLOTS * self.plan.tiles[0][1] * node.shape[2]
 
     def records(self):
