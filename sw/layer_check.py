@@ -18,6 +18,7 @@ from litediffusion.cores.machine import Machine
 from litediffusion.sw.calibrate import best_range
 from litediffusion.sw.compiler.assemble import assemble, resources_of
 from litediffusion.sw.compiler.image import Image
+from litediffusion.sw.compiler.scales import choose_scales
 from litediffusion.sw.compiler.tables import quantise_rows, table_rows
 from litediffusion.sw.compiler.tiled_graph import TiledGraph
 from litediffusion.sw.compiler.tiled_program import TiledProgram
@@ -138,12 +139,13 @@ class LayerResult:
 
 def float_tensors(graph, inputs):
     """({tensor: float [C, H, W]} of a graph, {tensor: scale [1]}) for inputs {name: [C, H, W]}."""
-    tensors, scales = {}, {}
+    tensors, ranges = {}, {}
 
     def see(name, tensor):
-        tensors[name], scales[name] = tensor[0].numpy(), np.array([best_range(tensor.flatten()) / 127])
+        tensors[name], ranges[name] = tensor[0].numpy(), np.array([best_range(tensor.flatten())])
     evaluate_with(graph, inputs, see)
-    return tensors, scales
+    # The result is an int8 tensor too, not the 16-bit one of a network.
+    return tensors, choose_scales(graph, ranges, True, split=True) | {graph.output: ranges[graph.output] / 127}
 
 
 def put(memory, tensor, values):
@@ -159,7 +161,7 @@ def check_layer(graph, config=PRESETS["ecpix5"], seed=1):
     begin, rng, output = time.monotonic(), np.random.default_rng(seed), graph.output
     inputs = {n.name: rng.standard_normal(n.shape) for n in graph.nodes.values() if n.op == "input"}
     tensors, scales = float_tensors(graph, inputs)
-    graph.output = ""                   # int8 as any other tensor, not the 16-bit result of a network
+    graph.output = ""                   # or it would be lowered as a network's
     image = Image(1)
     low = LayerGraph(config, graph, scales, {}, 1, image, {}).run()
     resources = resources_of(low.items)

@@ -7,8 +7,13 @@ import torch.nn.functional as F
 ACT = {"SILU": F.silu, "RELU": F.relu, "GELU": F.gelu, "TANH": torch.tanh}
 
 
+MOST_SCORES = 1 << 26           # scores of an attention in memory at once; with more, pictures go one by one
+
+
 def _attention(q, k, v, heads, keys):
     b, c, h, w = q.shape
+    if b > 1 and b * heads * h * w * keys > MOST_SCORES:
+        return torch.cat([_attention(*(t[i:i + 1] for t in (q, k, v)), heads, keys) for i in range(b)])
     split = lambda t: t.flatten(2).reshape(b, heads, c // heads, -1)            # [B, heads, d, N]
     k, v = (t.flatten(2)[..., :keys] for t in (k, v))
     scores = split(q).transpose(2, 3) @ split(k) / (c // heads) ** 0.5
