@@ -99,6 +99,17 @@ def test_outline_is_near_the_program(config, section, sample, monkeypatch):
     assert work(rough) == work(whole)
 
 
+@pytest.mark.parametrize("bits", ["8", "4"])
+def test_commands_on_a_network_too_large_for_one_program(bits, monkeypatch):
+    run = lambda *args: CliRunner().invoke(app, [*args, "digits", "--steps", "2", "--bits", bits])
+    whole = json.loads(run("estimate", "--json").stdout)
+    monkeypatch.setattr(isa, "MOST_DESCRIPTORS", 200)
+    rough = json.loads(run("estimate", "--json").stdout)
+    assert whole["programs"] == 1 < rough["programs"] and rough["descriptors"] > 200
+    assert 1 < rough["step"]["cycles"] / whole["step"]["cycles"] < 6            # all tensors in DRAM, instead of on chip
+    assert f"{rough['descriptors']:,} descriptors in {rough['programs']} programs" in run("check").stdout.replace("\n", " ")
+
+
 def test_a_field_that_overflows_is_refused():
     with pytest.raises(CompileError, match="GEMM: nkb=5000 is outside 0..4095"):
         outline.check_fields({("GEMM", "nkb"): (0, 5000)})
