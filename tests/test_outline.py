@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from diffusers_cases import Loaded, text_unet, unet
+from diffusers_cases import Loaded, dit, text_unet, unet
 from litediffusion.cores import isa
 from litediffusion.cores.config import PRESETS
 from litediffusion.sw.calibrate import unit_ranges
@@ -33,6 +33,7 @@ PLAIN = dict(sample_size=16, block_out_channels=(32, 64), layers_per_block=1, no
              up_block_types=("AttnUpBlock2D", "UpBlock2D"))
 TEXT = dict(sample_size=16, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8, cross_attention_dim=32, attention_head_dim=2,
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
+PATCHES = dict(num_attention_heads=2, attention_head_dim=32, in_channels=4, num_layers=1, sample_size=16, patch_size=2, num_embeds_ada_norm=9)
 
 
 # --- hollow weights --------------------------------------------------------------------------------------------------
@@ -46,16 +47,17 @@ def test_hollow_arrays():
     assert is_hollow(q) and q.dtype == np.int8 and scale.shape == (3000,)
 
 
-@pytest.mark.parametrize("make, config", [(unet, PLAIN), (text_unet, TEXT)])
+@pytest.mark.parametrize("make, config", [(unet, PLAIN), (text_unet, TEXT), (dit, PATCHES)])
 def test_shapes_by_the_config_are_the_models(make, config):
     model = make(config)
     shapes = declared_shapes(dict(model.config, _class_name=type(model).__name__))
     assert shapes == {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def test_a_folder_without_weights_costs_the_same(tmp_path):
+@pytest.mark.parametrize("make, config", [(text_unet, TEXT), (dit, PATCHES)])
+def test_a_folder_without_weights_costs_the_same(make, config, tmp_path):
     run = lambda: json.loads(CliRunner().invoke(app, ["estimate", str(tmp_path), "--steps", "2", "--json"]).stdout)
-    text_unet(TEXT).save_pretrained(tmp_path)
+    make(config).save_pretrained(tmp_path)
     whole = run()
     (tmp_path / "diffusion_pytorch_model.safetensors").unlink()
     assert run() == whole and whole["programs"] == 1
