@@ -9,7 +9,7 @@ RUN    := $(BIN)/litediffusion
 
 BOARD  ?= ecpix5
 
-.PHONY: demo test bench bench-upload bench-cifar10 picture-cifar10 quality profile sim bitstream synth boards setup train clean
+.PHONY: demo test bench bench-upload bench-cifar10 picture-cifar10 estimate-sd15 layers-sd15 quality profile sim bitstream synth boards setup train clean
 
 demo: setup
 	$(RUN) demo -o build/demo
@@ -32,6 +32,15 @@ picture-cifar10: setup
 	test -e $(MODEL) || $(BIN)/python -m litediffusion.sw.diffusers.random_model $(MODEL)
 	$(RUN) compile $(MODEL) -o build/cifar10.ldp --sampler ddim --steps 50 --images 4 --window 64 --batch 1
 	$(RUN) generate build/cifar10.ldp 0 --device rtl -o build/cifar10.png --json
+
+# Stable Diffusion 1.5's U-Net from its config.json alone: cycles, DRAM bytes, time and energy of a step; two minutes.
+estimate-sd15: setup
+	$(BIN)/python -m litediffusion.sw.diffusers.random_model build/sd15 --network sd15 --config-only
+	$(RUN) estimate build/sd15 --steps 50
+
+# A layer of each kind of that network on the numpy device, against float; some minutes.
+layers-sd15: setup
+	$(BIN)/python -m litediffusion.sw.layer_check
 
 bench-upload: setup
 	$(BIN)/python -m litediffusion.targets.bench_upload -o build/bench-upload.json

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 DESC_BITS = 512
 DESC_BYTES = DESC_BITS // 8
+MOST_DESCRIPTORS = (1 << 16) - 1        # of a program: the register program_len
 TOKENS = 16
 TOKEN_MAX = 15          # most that one wait or add may ask for
 TOKEN_LIMIT = 255       # highest value of a counter
@@ -166,6 +167,14 @@ def identity():
     """Every fact that the meaning of a program's bits rests on: fields, selectors, record layout, tokens."""
     fields = {name: [(f.name, f.bits, f.signed) for f in FIELDS[name]] for name in OPS}
     return repr((OPCODE, fields, MEM, INDEX, SRC, DST, OUT, ROP, ACT, PARAM_LANES, PARAM_SCALARS, SAMPLE_COEFS, TOKENS))
+
+
+def pieces(address, length):
+    """[(byte address, descriptors)] of the programs that a long one of ``length`` descriptors is run as, one after the other.
+
+    All but the last have MOST_DESCRIPTORS, the last of them END.
+    """
+    return [(address + DESC_BYTES * i, min(MOST_DESCRIPTORS, length - i)) for i in range(0, length, MOST_DESCRIPTORS)]
 
 
 def layout(op):

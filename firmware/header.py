@@ -67,7 +67,7 @@ def _limits(config, window_size):
         "MAILBOX_ADDRESS": memory_map.MAILBOX_BASE, "MAILBOX_SIZE": mailbox.SIZE, "JOB_BASE": mailbox.JOB_BASE,
         "WINDOW_ADDRESS": memory_map.WINDOW_BASE, "WINDOW_OFFSET": memory_map.WINDOW_OFFSET,
         "WINDOW_SIZE": window_size, "DESC_BYTES": isa.DESC_BYTES, "WORD_BYTES": config.word_bytes,
-        "MAX_DESCRIPTORS": (1 << bits["program_len"]) - 1, "MAX_INDEX": (1 << bits["index_label"]) - 1,
+        "MAX_DESCRIPTORS": isa.MOST_DESCRIPTORS, "MAX_INDEX": (1 << bits["index_label"]) - 1,
         "TOKENS": isa.TOKENS, "QUEUES": len(isa.QUEUES), "QUEUE_COUNTERS": len(QUEUE_COUNTERS),
         "CONTAINER_MAGIC": int.from_bytes(container.MAGIC, "little"), "CONTAINER_VERSION": container.VERSION,
         "FRAME_ADDRESS": memory_map.MAIN_RAM_BASE + memory_map.FRAME_OFFSET,

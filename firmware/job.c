@@ -73,8 +73,9 @@ static bool check_program(const struct ldi_job *job, enum job_part part, struct 
 	const uint32_t *program = job_program(job, part);
 	uint32_t offset = program[0], descriptors = program[1];
 
-	if (descriptors == 0 || descriptors > LDI_MAX_DESCRIPTORS)
-		return part_fault(f, LDI_ERROR_BAD_LENGTH, descriptors, LDI_MAX_DESCRIPTORS, part);
+	/* Longer ones than the engine's run in pieces (loop.c); what fits into the window is the limit. */
+	if (descriptors == 0 || descriptors > LDI_WINDOW_SIZE / LDI_DESC_BYTES)
+		return part_fault(f, LDI_ERROR_BAD_LENGTH, descriptors, LDI_WINDOW_SIZE / LDI_DESC_BYTES, part);
 	if (offset % LDI_DESC_BYTES || !inside_window(offset, descriptors * LDI_DESC_BYTES))
 		return part_fault(f, LDI_ERROR_BAD_ADDRESS, offset, LDI_WINDOW_SIZE, part);
 	return true;
@@ -111,6 +112,9 @@ static bool check_run(const struct ldi_job *job, struct fault *f)
 			return false;
 	if (job->trace[0] && (job->trace[1] % LDI_WORD_BYTES || !inside_window(job->trace[1], job->trace[2])))
 		return part_fault(f, LDI_ERROR_BAD_ADDRESS, job->trace[1], LDI_WINDOW_SIZE, PART_TRACE);
+	/* Every piece would begin the trace again. */
+	if (job->trace[0] && job->init[1] > LDI_MAX_DESCRIPTORS)
+		return part_fault(f, LDI_ERROR_BAD_LENGTH, job->init[1], LDI_MAX_DESCRIPTORS, PART_TRACE);
 	return check_program(job, PART_INIT, f);
 }
 

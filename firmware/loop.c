@@ -54,17 +54,39 @@ static bool abort_asked(struct firmware *fw)
 	return true;
 }
 
-/* One engine program of a job, unless the host asked to stop. Between two programs the CPU does only this. */
+/*
+ * A program of a job in pieces of LDI_MAX_DESCRIPTORS, each of which ends with END, unless the host asked to stop. Between two
+ * pieces the CPU does only this. `done`: descriptors of the pieces that have run.
+ */
+static bool run_pieces(struct firmware *fw, const uint32_t *program, const uint32_t index[4], uint32_t *done)
+{
+	for (*done = 0; *done < program[1]; *done += LDI_MAX_DESCRIPTORS) {
+		uint32_t left = program[1] - *done;
+		uint32_t piece[2] = { program[0] + *done * LDI_DESC_BYTES, left < LDI_MAX_DESCRIPTORS ? left : LDI_MAX_DESCRIPTORS };
+
+		if (abort_asked(fw) || !engine_run(&fw->engine, piece, index, &fw->fault))
+			return false;
+	}
+	return true;
+}
+
+/* One program of a job. */
 static bool run(struct firmware *fw, enum job_part part, uint32_t step, uint32_t label, uint32_t slot, uint32_t image)
 {
-	uint32_t index[4] = { step, label, slot, image };
+	uint32_t index[4] = { step, label, slot, image }, done;
 
-	if (abort_asked(fw))
-		return false;
-	if (engine_run(&fw->engine, job_program(&fw->job, part), index, &fw->fault))
+	if (run_pieces(fw, job_program(&fw->job, part), index, &done))
 		return true;
+	if (fw->fault.error == LDI_ERROR_ABORTED)
+		return false;
 	text_str(&fw->fault.text, " (program ");
 	text_str(&fw->fault.text, name_part(part));
+	if (done) {
+		if (fw->fault.error == LDI_ERROR_ENGINE)
+			fw->fault.info[2] += done;
+		text_str(&fw->fault.text, " from descriptor ");
+		text_dec(&fw->fault.text, done);
+	}
 	text_str(&fw->fault.text, ", image ");
 	text_dec(&fw->fault.text, image);
 	text_str(&fw->fault.text, ", step ");

@@ -68,12 +68,14 @@ class Program:
         kept = {name: value for name, value in self.meta.items() if name != "tensors"}      # of use beside the float network only
         meta, at, table = json.dumps(kept).encode(), HEADER.size + ENTRY.size * (len(sections) + 2), b""
         sections["META"] = meta + b" " * (-(at + sum(map(len, sections.values())) + len(meta)) % ALIGN)
-        sections["IMAGE"] = self.image.tobytes()
+        sections["IMAGE"] = memoryview(np.ascontiguousarray(self.image))
         for name, data in sections.items():
             table += ENTRY.pack(name.encode(), at, len(data), zlib.crc32(data), 0)
             at += len(data)
         head = HEADER.pack(MAGIC, VERSION, self.config_hash, len(sections), 0)[:-4]
-        Path(path).write_bytes(head + struct.pack("<I", zlib.crc32(head + table)) + table + b"".join(sections.values()))
+        with open(path, "wb") as file:
+            for data in (head, struct.pack("<I", zlib.crc32(head + table)), table, *sections.values()):
+                file.write(data)
 
 
 def job_section(meta):

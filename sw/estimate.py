@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from litediffusion.cores import isa
-from litediffusion.sw.cycles import CycleModel
+from litediffusion.sw.cycles import CycleModel, Estimate
 
 # Energy of an operation in 45 nm at 0.9 V, pJ: M. Horowitz, "Computing's energy problem (and what we can do about it)", ISSCC 2014,
 # figure 1.1.9. An FPGA takes more for the same events: the figure compares programs, it is no board's consumption.
@@ -68,9 +68,21 @@ def instructions_of(program, part):
     return [isa.decode(data[isa.DESC_BYTES * i:isa.DESC_BYTES * (i + 1)]) for i in range(length)]
 
 
+def run_pieces(config, instructions, word_cycles, noise):
+    """Estimate of a program, of a long one's pieces (isa.pieces) one after the other."""
+    total = Estimate()
+    for at, count in isa.pieces(0, len(instructions)):
+        first = at // isa.DESC_BYTES
+        piece = CycleModel(config, word_cycles).run(instructions[first:first + count], noise)
+        total.layer_ends |= {layer: total.cycles + end for layer, end in piece.layer_ends.items()}
+        total.cycles += piece.cycles
+        total.busy = {queue: busy + piece.busy[queue] for queue, busy in total.busy.items()}
+    return total
+
+
 def program_cost(config, instructions, names, macs, word_cycles=None, noise=False):
     """ProgramCost of [(op, fields)]. names : of layers; macs : {layer: multiply-accumulates}; word_cycles, noise : see CycleModel."""
-    estimate = CycleModel(config, word_cycles).run(instructions, noise)
+    estimate = run_pieces(config, instructions, word_cycles, noise)
     events = [Events() for _ in names]
     for op, d in instructions:
         events[d["layer"]].count(config, op, d)
@@ -106,19 +118,28 @@ def target_of(board, preset=None):
 
 
 def picture_cost(program, target):
-    """Report of a Program on a Target, a dict: {part: ProgramCost}, cycles, DRAM bytes, seconds and energy of a step and of a picture."""
-    from litediffusion.sw.container import evaluations
-
+    """Report of a Program on a Target (see picture_report)."""
     meta = program.meta
     names = {part: meta["layers"] if part == "eval" else meta["finish_layers"] if part == "finish" else [part] for part in meta["programs"]}
     parts = {part: program_cost(target.config, instructions_of(program, part), names[part], meta["macs"], target.word_cycles,
                                 part == "init" or part == "update" and meta["noise"]) for part in meta["programs"]}
-    runs = evaluations(meta["guidance"])
+    return picture_report(target, parts, meta["image_bytes"], meta["steps"], meta["guidance"], meta["programs"]["eval"][1])
+
+
+def picture_report(target, parts, needs_bytes, steps, guidance, descriptors):
+    """A dict: {part: ProgramCost}, cycles, DRAM bytes, seconds and energy of a step and of a picture.
+
+    needs_bytes : of DRAM; descriptors : of an evaluation, which is run as so many ``programs``.
+    """
+    from litediffusion.sw.container import evaluations
+
+    runs = evaluations(guidance)
     total = lambda field, counts: sum(n * getattr(parts[part], field) for part, n in counts.items())
-    step, steps = {"eval": runs, "update": 1}, meta["steps"]
+    step = {"eval": runs, "update": 1}
     picture = {"init": 1, "eval": steps * runs, "update": steps, "finish": 1}
-    report = {"target": target.name, "clock_mhz": target.clock / 1e6, "memory_bytes": target.memory, "needs_bytes": meta["image_bytes"],
-              "fits": meta["image_bytes"] <= target.memory, "evaluations_a_step": runs, "steps": steps}
+    report = {"target": target.name, "clock_mhz": target.clock / 1e6, "memory_bytes": target.memory, "needs_bytes": needs_bytes,
+              "fits": needs_bytes <= target.memory, "evaluations_a_step": runs, "steps": steps,
+              "descriptors": descriptors, "programs": len(isa.pieces(0, descriptors))}
     for name, counts in (("step", step), ("picture", picture)):
         report[name] = {field: total(field, counts) for field in ("cycles", "dram_bytes", "millijoule")}
         report[name]["seconds"] = report[name]["cycles"] / target.clock

@@ -12,6 +12,12 @@ class UnsupportedLayer(GraphError):
         super().__init__(f"unsupported layer {what} at {path or 'the top of the model'}: {reason}")
 
 
+def as_float(tensor):
+    """numpy of a torch tensor: matrices and kernels float32, which holds narrower types exactly; vectors and float64 as float64."""
+    wide = tensor.ndim < 2 or tensor.dtype.itemsize == 8
+    return (tensor.double() if wide else tensor.float()).numpy()
+
+
 class GraphBuilder:
     """A graph under construction. Every method adds one node and returns its name, which ``unique`` made.
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from litediffusion.sw.graph import GraphError, verify
-from litediffusion.sw.graph_builder import GraphBuilder, UnsupportedLayer
+from litediffusion.sw.graph_builder import GraphBuilder, UnsupportedLayer, as_float
 from litediffusion.sw.reference import evaluate
 
 
@@ -34,7 +34,7 @@ class _Tracer(fx.Tracer):
 
 
 def array(tensor):
-    return tensor.detach().cpu().double().numpy()
+    return as_float(tensor.detach().cpu())
 
 
 def optional_array(tensor):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from litediffusion.sw.graph import verify
+from litediffusion.sw.hollow import hollow, is_hollow
 from litediffusion.sw.reference import ACT
 
 
@@ -29,7 +30,7 @@ def _step_values(graph, node):
     x = [graph.nodes[i].attrs["values"] for i in node.inputs]
     if node.op == "conv":
         bias = node.attrs["bias"]
-        return x[0] @ node.attrs["weight"][:, :, 0, 0].T + (0 if bias is None else bias)
+        return x[0] @ np.asarray(node.attrs["weight"], float)[:, :, 0, 0].T + (0 if bias is None else bias)
     if node.op == "act":
         return ACT[node.attrs["function"]](torch.as_tensor(x[0])).numpy()
     return np.concatenate(x, axis=1) if node.op == "cat" else x[0] + x[1]
@@ -97,6 +98,9 @@ def fold_layer_norm(graph):
         gamma, beta = node.attrs["gamma"], node.attrs["beta"]
         for user in users:
             weight, bias = user.attrs["weight"], user.attrs["bias"]
+            if is_hollow(weight):
+                user.attrs["bias"] = hollow(len(weight))
+                continue
             if beta is not None:
                 user.attrs["bias"] = weight[:, :, 0, 0] @ beta + (0 if bias is None else bias)
             if gamma is not None:

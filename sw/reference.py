@@ -7,8 +7,13 @@ import torch.nn.functional as F
 ACT = {"SILU": F.silu, "RELU": F.relu, "GELU": F.gelu, "GELU_TANH": lambda x: F.gelu(x, approximate="tanh"), "TANH": torch.tanh}
 
 
+MOST_SCORES = 1 << 26           # scores of an attention in memory at once; with more, pictures go one by one
+
+
 def _attention(q, k, v, heads, keys):
     b, c, h, w = q.shape
+    if b > 1 and b * heads * h * w * keys > MOST_SCORES:
+        return torch.cat([_attention(*(t[i:i + 1] for t in (q, k, v)), heads, keys) for i in range(b)])
     split = lambda t: t.flatten(2).reshape(b, heads, c // heads, -1)            # [B, heads, d, N]
     k, v = (t.flatten(2)[..., :keys] for t in (k, v))
     scores = split(q).transpose(2, 3) @ split(k) / (c // heads) ** 0.5
@@ -60,7 +65,7 @@ def _combine(node, y, others, watch):
 def _node(node, args, step, labels, x, cache, watch):
     a = node.attrs
     if node.op == "input":
-        return x
+        return x[node.name] if isinstance(x, dict) else x
     if node.op == "step_table":
         return torch.as_tensor(a["values"][step], dtype=torch.float32)[None, :, None, None].expand(x.shape[0], -1, 1, 1)
     if node.op == "label_table":
@@ -102,8 +107,22 @@ def evaluate(graph, x, step, labels, watch=None, cache=None):
     """
     cache, watch = {} if cache is None else cache, watch or (lambda name, tensor: None)
     x, labels = torch.as_tensor(np.asarray(x), dtype=torch.float32), torch.as_tensor(np.asarray(labels), dtype=torch.long)
-    values = {}
+    return _run(graph, x, step, labels, watch, cache)
+
+
+@torch.no_grad()
+def evaluate_with(graph, inputs, watch):
+    """Output [1, C, H, W] float32 of a graph with several inputs {name: [C, H, W]}; watch : as for ``evaluate``."""
+    x = {name: torch.as_tensor(values, dtype=torch.float32)[None] for name, values in inputs.items()}
+    return _run(graph, x, 0, None, watch, {})
+
+
+def _run(graph, x, step, labels, watch, cache):
+    values, last = {}, {i: node.name for node in graph.nodes.values() for i in node.inputs}
     for node in graph.nodes.values():
         values[node.name] = _node(node, [values[i] for i in node.inputs], step, labels, x, cache, watch)
         watch(node.name, values[node.name])
+        for name in set(node.inputs):           # a large network's tensors are not all in memory at once
+            if last[name] == node.name and name != graph.output:
+                del values[name]
     return values[graph.output]

@@ -161,15 +161,27 @@ class TextSource(DiffusersSource):
         return {"encoder": self.encoder, "tokens": self.texts.states.shape[1]}
 
 
-def load_folder(path, size=None, null_label=None, texts=None):
+def looked_at_texts(config):
+    """Hollow TextStates for a model's config."""
+    from litediffusion.sw.diffusers.unet2d_condition import TIME_IDS, checked_config, pooled_width
+    from litediffusion.sw.hollow import hollow
+    from litediffusion.sw.texts import USUAL_TOKENS, TextStates
+
+    config = checked_config(config)
+    states, width = hollow((1, USUAL_TOKENS, config["cross_attention_dim"][0])), pooled_width(config)
+    return TextStates(states, hollow((1, width)), hollow((TIME_IDS,))) if width else TextStates(states)
+
+
+def load_folder(path, size=None, null_label=None, texts=None, look=False):
     """The source of a diffusers model's or pipeline's folder. Raises ModelError, FolderError, UnsupportedLayer.
 
-    texts : .npz file with texts for a model that attends to them (texts.py).
+    texts : .npz file with texts for a model that attends to them (texts.py); look : only the shapes are of interest: neither weights
+    nor texts need be there.
     """
     from litediffusion.sw.diffusers.folder import open_folder
     from litediffusion.sw.texts import load_texts
 
-    folder = open_folder(path)
+    folder = open_folder(path, look)
     kind = folder.config.get("_class_name", "UNet2DModel")
     if kind == "UNet2DModel":
         return FolderSource(folder, size, null_label)
@@ -177,6 +189,8 @@ def load_folder(path, size=None, null_label=None, texts=None):
         return DiTSource(folder, size, null_label)
     if kind != "UNet2DConditionModel":
         raise ModelError(f"{path}: holds a {kind}; UNet2DModel, UNet2DConditionModel and DiTTransformer2DModel are what can be compiled so far")
+    if texts is None and look:
+        return TextSource(folder, looked_at_texts(folder.config), size=size)
     if texts is None:
         raise ModelError(f"{path}: the model attends to texts: give some for the calibration, as a file (--texts, see sw/README.md)")
     return TextSource(folder, load_texts(texts), size=size)
@@ -213,18 +227,18 @@ def load_fashion(size=None):
     return source
 
 
-def load_model(name, weights=None, size=None, null_label=None, texts=None):
+def load_model(name, weights=None, size=None, null_label=None, texts=None, look=False):
     """The model by its name. Raises ModelError.
 
     name : ``digits``, ``fashion`` or ``wardrobe`` (packaged), a folder as diffusers saves it, or ``package.module:function`` that
-    returns a ModelSource; weights : of digits; size, null_label, texts : of a folder (see load_folder).
+    returns a ModelSource; weights : of digits; size, null_label, texts, look : of a folder (see load_folder).
     """
     if name == "fashion":
         return load_fashion(size)
     if name == "wardrobe":
         return load_wardrobe(size)
     if Path(name).is_dir():
-        return load_folder(name, size, null_label, texts)
+        return load_folder(name, size, null_label, texts, look)
     if name == "digits":
         return load_digits(weights)
     module, _, function = name.partition(":")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 BLOCK = 16              # keys of an attention come in multiples
+USUAL_TOKENS = 77       # of CLIP's text encoders
 
 
 class TextError(ValueError):

@@ -102,29 +102,6 @@ def test_blocks_with_one_embedding_share_it():
     assert len(tables) == 1 and len(tables[0].attrs["values"]) == 1001
 
 
-@pytest.mark.parametrize("name", ["wide", "geglu"])
-@pytest.mark.parametrize("bits", [8, 4])
-def test_larger_products_change_nothing(name, bits, monkeypatch):
-    """Programs that would be too long have products of several output blocks: fewer descriptors, the same result."""
-    outputs, lengths = [], []
-    for blocks, device in ((1, ModelDevice()), (4, ModelDevice()), (4, RtlDevice())):
-        monkeypatch.setattr("litediffusion.sw.compiler.compile.PRODUCT_BLOCKS", (blocks,))
-        source = DiTSource(Loaded(make_model(name)), guidance=1.0)
-        program = compile_model(source, steps=2, sampler="ddim", images=2, batch=1, tiled=True, bits=bits)
-        upload(device, program)
-        outputs.append(evaluate_program(device, program, np.random.default_rng(1).standard_normal(source.shape), 1, 2))
-        lengths.append(program.meta["programs"]["eval"][1])
-    assert lengths[1] < lengths[0] and (outputs[0] == outputs[1]).all() and (outputs[0] == outputs[2]).all() and outputs[0].any()
-
-
-def test_a_program_too_long_is_compiled_with_larger_products(monkeypatch):
-    source = DiTSource(Loaded(make_model("default")))
-    length = lambda: compile_model(source, steps=2, images=2, batch=1, tiled=True).meta["programs"]["eval"][1]
-    first = length()
-    monkeypatch.setattr("litediffusion.sw.compiler.assemble.MOST_DESCRIPTORS", first - 1)
-    assert length() < first
-
-
 @pytest.mark.parametrize("name", ["heads_of_20", "patches_of_4", "many_labels", "geglu", "wide"])
 def test_a_step_on_the_rtl_is_the_model_devices(name):
     source, program, _ = compiled(make_model(name))

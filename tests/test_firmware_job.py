@@ -38,7 +38,7 @@ def test_a_good_job_is_accepted(library, command):
     assert accepted and fault.error == 0 and fault.text.s == b""
 
 
-LIMIT = mailbox.MAX_STEPS
+LIMIT, MOST = mailbox.MAX_STEPS, WINDOW_SIZE // DESC_BYTES
 BAD = [   # error, value, limit, part, changes
     ("BAD_COMMAND", 0, 4, 0, dict(command=0)),
     ("BAD_COMMAND", mailbox.COMMANDS["ABORT"], 4, 0, dict(command=mailbox.COMMANDS["ABORT"])),
@@ -67,12 +67,14 @@ BAD = [   # error, value, limit, part, changes
     ("BAD_ADDRESS", WINDOW_SIZE - 48, WINDOW_SIZE, 4,
      dict(command=mailbox.COMMANDS["RUN"], trace=(1, WINDOW_SIZE - 48, 64))),
     ("BAD_ADDRESS", 64, WINDOW_SIZE, 4, dict(command=mailbox.COMMANDS["RUN"], trace=(1, 64, 0xFFFFFFC0))),
+    ("BAD_LENGTH", 0x10000, 0xFFFF, 4, dict(command=mailbox.COMMANDS["RUN"], init=(0, 0x10000), trace=(1, 64, 64))),
 ]
 for part, name in enumerate(PARTS[:4]):
     BAD += [
-        ("BAD_LENGTH", 0, 0xFFFF, part, {name: (0, 0)}),
-        ("BAD_LENGTH", 0x10000, 0xFFFF, part, {name: (0, 0x10000)}),
-        ("BAD_LENGTH", 1 << 26, 0xFFFF, part, {name: (64, 1 << 26)}),          # times 64 is 0 modulo 2^32
+        ("BAD_LENGTH", 0, MOST, part, {name: (0, 0)}),
+        ("BAD_LENGTH", MOST + 1, MOST, part, {name: (0, MOST + 1)}),
+        ("BAD_ADDRESS", 64, WINDOW_SIZE, part, {name: (64, MOST)}),
+        ("BAD_LENGTH", 1 << 26, MOST, part, {name: (64, 1 << 26)}),          # times 64 is 0 modulo 2^32
         ("BAD_ADDRESS", 32, WINDOW_SIZE, part, {name: (32, 1)}),
         ("BAD_ADDRESS", WINDOW_SIZE, WINDOW_SIZE, part, {name: (WINDOW_SIZE, 1)}),
         ("BAD_ADDRESS", WINDOW_SIZE - 64, WINDOW_SIZE, part, {name: (WINDOW_SIZE - 64, 2)}),
@@ -96,7 +98,7 @@ def test_each_bad_job_is_refused_with_value_limit_and_text(library, error, value
 @pytest.mark.parametrize("name", PARTS[:4])
 def test_the_last_word_of_the_window_may_be_used(library, name):
     assert host.check(library, good_job(**{name: (WINDOW_SIZE - 64, 1)}), HASH)[0]
-    assert host.check(library, good_job(**{name: (0, 0xFFFF)}), HASH)[0]
+    assert host.check(library, good_job(**{name: (0, MOST)}), HASH)[0]
 
 
 def test_what_a_command_does_not_use_is_not_checked(library):
@@ -119,7 +121,7 @@ def reference(f):
         return "BAD_BATCH"
     for name in PARTS[:4]:
         offset, count = f[name]
-        if not 1 <= count <= 0xFFFF:
+        if not 1 <= count <= MOST:
             return "BAD_LENGTH"
         if offset % DESC_BYTES or not inside(offset, count * DESC_BYTES):
             return "BAD_ADDRESS"
@@ -130,7 +132,7 @@ def test_random_jobs_near_the_limits_agree_with_the_reference(library):
     rng = random.Random(20)
     near = lambda *points: max(0, min(0xFFFFFFFF, rng.choice(points) + rng.choice((-64, -2, -1, 0, 0, 0, 1, 2, 64))))
     program = lambda: (near(0, WINDOW_SIZE - 64, WINDOW_SIZE, 1 << 31, 0xFFFFFFC0) if rng.random() < 0.3 else 0x4000,
-                       near(1, 0xFFFF, 1 << 26, 0xFFFFFFFF) if rng.random() < 0.3 else 9)
+                       near(1, MOST, 1 << 26, 0xFFFFFFFF) if rng.random() < 0.3 else 9)
     verdicts = set()
     for _ in range(3000):
         fields = {name: program() for name in PARTS[:4]}

@@ -329,3 +329,34 @@ def test_an_engine_of_another_configuration_is_reported_at_boot(library):
     hardware.ring(**job(config_hash=hardware.regs["config_hash"]))
     firmware.poll()
     assert state(hardware) == ("FAILED", "WRONG_CONFIG") and hardware.starts == []
+
+
+def test_a_long_program_runs_in_pieces(library):
+    most = isa.MOST_DESCRIPTORS
+    hardware = run(library, evals=1, steps=1, eval=(0x1000, 2 * most + 7), image_bytes=0)
+    assert state(hardware) == ("DONE", "OK")
+    seen = [(r["program_addr"], r["program_len"]) for r in hardware.starts]
+    assert seen[1:4] == [(0x1000, most), (0x1000 + 64 * most, most), (0x1000 + 128 * most, 7)] == isa.pieces(0x1000, 2 * most + 7)
+    assert {tuple(r[f"index_{i}"] for i in ("step", "label", "slot", "image")) for r in hardware.starts[1:4]} == {(0, 4, 0, 0)}
+
+
+def test_an_error_in_a_later_piece_names_the_descriptor_of_the_whole_program(library):
+    broken = {"status": STATUS["error"] | STATUS["halted"], "error_code": 5, "error_queue": 1, "error_index": 12, "error_token": 16}
+    hardware = run(library, lambda r: (100, broken if r["program_len"] == 7 else {}), eval=(0x1000, isa.MOST_DESCRIPTORS + 7))
+    assert state(hardware) == ("FAILED", "ENGINE") and hardware.state("error_info")[2] == isa.MOST_DESCRIPTORS + 12
+    assert "program eval from descriptor 65535, image 0, step 0" in hardware.state("text")
+
+
+def test_abort_between_pieces(library):
+    """The host asks to stop while the first of two pieces runs."""
+    firmware, hardware = booted(library)
+
+    def engine(registers):
+        if registers["program_len"] == isa.MOST_DESCRIPTORS:
+            hardware.ring(command=mailbox.COMMANDS["ABORT"])
+        return 100, {}
+
+    hardware.engine = engine
+    hardware.ring(**job(eval=(0x1000, isa.MOST_DESCRIPTORS + 7)))
+    firmware.poll()
+    assert state(hardware) == ("ABORTED", "ABORTED") and hardware.starts[-1]["program_len"] == isa.MOST_DESCRIPTORS

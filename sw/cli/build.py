@@ -16,6 +16,7 @@ Size = Annotated[Optional[int], typer.Option(min=8, help="height and width of th
 NullLabel = Annotated[Optional[int], typer.Option(min=0, help="label of no class, for folders of models trained with guidance")]
 Window = Annotated[int, typer.Option(min=1, help="MiB of DRAM that the engine may use")]
 Steps = Annotated[int, typer.Option(min=1, max=1000, help="sampler steps; the program's tables are made for them")]
+Sampler = Annotated[Optional[str], typer.Option(help="ddim, ddpm, euler, dpm++ or flow (default: that of the folder's scheduler, else ddim)")]
 STEPS = 20
 WINDOW = WINDOW_SIZE >> 20
 Bits = Annotated[int, typer.Option(help="weights of the inner layers: 8 or 4")]
@@ -25,7 +26,7 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 def compile(model: Model = "digits", output: Annotated[Path, typer.Option("-o", "--output", help=".ldp file")] = Path("model.ldp"),
             steps: Steps = STEPS,
-            sampler: Annotated[Optional[str], typer.Option(help="ddim, ddpm, euler, dpm++ or flow (default: that of the folder's scheduler, else ddim)")] = None,
+            sampler: Sampler = None,
             eta: Annotated[float, typer.Option(min=0.0, max=1.0, help="DDIM's eta: 0 deterministic, 1 as noisy as DDPM")] = 0.0,
             guidance: Annotated[Optional[float], typer.Option(help="guidance scale of the calibration, and the default of generate "
                                                               "(default: 2, without a label of no class 1)")] = None,

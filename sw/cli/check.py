@@ -4,24 +4,33 @@ from typing import Annotated, Optional
 
 import typer
 
-from litediffusion.sw.cli.build import STEPS, WINDOW, Bits, Json, Model, NullLabel, Size, Steps, Texts, Weights, Window
+from litediffusion.sw.cli.build import STEPS, WINDOW, Bits, Json, Model, NullLabel, Sampler, Size, Steps, Texts, Weights, Window
 from litediffusion.sw.cli.common import friendly_errors, load_program, print_json
 
 TargetName = Annotated[str, typer.Option(help="board, by the name of its target")]
 Guided = Annotated[Optional[float], typer.Option(help="guidance scale; not 1: two evaluations a step (default: the model's)")]
 
 
-def looked_at(source, steps, bits, guidance, window, config):
-    """(Program, graph, decoder) of a source with all ranges 1."""
+def looked_at(source, steps, sampler, bits, guidance, window, target):
+    """(report of picture_cost, graph, decoder) of a source on a Target, with all ranges 1."""
+    from litediffusion.cores import isa
     from litediffusion.sw.calibrate import unit_ranges
-    from litediffusion.sw.pipeline import compile_model, import_decoder, import_model
+    from litediffusion.sw.compiler.items import TooLong
+    from litediffusion.sw.estimate import picture_cost
+    from litediffusion.sw.outline import outline
+    from litediffusion.sw.pipeline import chosen_bits, compile_model, import_decoder, import_model
 
-    graph, table = import_model(source, steps)
+    graph, table = import_model(source, steps, sampler)
     decoder = import_decoder(source)
     ranges = unit_ranges(graph, steps) | (unit_ranges(decoder, 1) if decoder else {})
-    program = compile_model(source, steps=steps, bits=bits, guidance=guidance, ranges=ranges, window_size=window << 20, config=config,
-                            imported=(graph, table, decoder))
-    return program, graph, decoder
+    try:
+        program = compile_model(source, steps=steps, bits=bits, guidance=guidance, ranges=ranges, window_size=window << 20, config=target.config,
+                                imported=(graph, table, decoder), most=isa.MOST_DESCRIPTORS)
+        report = picture_cost(program, target)
+    except TooLong:
+        four = chosen_bits(graph, decoder, bits, None, [], [], None)
+        report = outline(graph, table, target, ranges, bits=four, guidance=source.guidance if guidance is None else guidance, decoder=decoder)
+    return report, graph, decoder
 
 
 def layer_rows(graph, decoder, report):
@@ -36,31 +45,40 @@ def layer_rows(graph, decoder, report):
     return rows
 
 
-def check(model: Model = "digits", steps: Steps = STEPS, bits: Bits = 8, weights: Weights = None, size: Size = None, texts: Texts = None,
+def pieces_text(report):
+    """How many descriptors an evaluation takes, and what follows from it."""
+    from litediffusion.sw.compiler.assemble import LIMIT
+
+    if report["descriptors"] > LIMIT:
+        return f"{report['descriptors']:,} descriptors (it cannot be compiled: the compiler's limit is {LIMIT:,})"
+    return f"{report['descriptors']:,} descriptors" + (f" in {report['programs']} programs" if report["programs"] > 1 else "")
+
+
+def check(model: Model = "digits", steps: Steps = STEPS, sampler: Sampler = None, bits: Bits = 8, weights: Weights = None, size: Size = None, texts: Texts = None,
           null_label: NullLabel = None, target: TargetName = "ecpix5", window: Window = WINDOW, json: Json = False):
     """Say what would run on a board: layers, MACs, weights, memory and predicted time; name what cannot. Builds nothing."""
     with friendly_errors():
-        from litediffusion.sw.estimate import picture_cost, target_of
+        from litediffusion.sw.compiler.assemble import LIMIT
+        from litediffusion.sw.estimate import target_of
         from litediffusion.sw.sources import load_model
 
-        source, board = load_model(model, weights, size, null_label, texts), target_of(target)
-        program, graph, decoder = looked_at(source, steps, bits, None, window, board.config)
-        cost = picture_cost(program, board)
+        source, board = load_model(model, weights, size, null_label, texts, look=True), target_of(target)
+        cost, graph, decoder = looked_at(source, steps, sampler, bits, None, window, board)
         layers = layer_rows(graph, decoder, cost)
-        report = {"model": source.name, "runs": True, "shape": list(source.shape), "macs": sum(cost_of["macs"] for cost_of in layers),
-                  "parameters": sum(layer["weights"] for layer in layers), "image_bytes": program.meta["image_bytes"],
-                  "descriptors": program.meta["programs"]["eval"][1], "target": target, "fits": cost["fits"],
+        report = {"model": source.name, "runs": cost["descriptors"] <= LIMIT, "shape": list(source.shape), "macs": sum(cost_of["macs"] for cost_of in layers),
+                  "parameters": sum(layer["weights"] for layer in layers), "image_bytes": cost["needs_bytes"],
+                  "descriptors": cost["descriptors"], "programs": cost["programs"], "target": target, "fits": cost["fits"],
                   "step_seconds": cost["step"]["seconds"], "picture_seconds": cost["picture"]["seconds"], "layers": layers}
     if json:
         return print_json(report)
     for layer in layers:
         typer.echo(f"{layer['name']:<44} {layer['op']:<12} {str(tuple(layer['shape'])):<16} {layer['macs']:>14,} MACs {layer['cycles']:>12,} cycles")
-    typer.echo(f"{source.name}: every layer runs; {report['macs']:,} MACs an evaluation, {report['parameters']:,} weights, "
-               f"{report['image_bytes']:,} bytes of DRAM{'' if cost['fits'] else ' (more than the board has)'}; on {target} at {board.clock / 1e6:g} MHz "
+    typer.echo(f"{source.name}: {'every layer runs' if report['runs'] else 'every layer can be run, but not all of them as a program'}; {report['macs']:,} MACs an evaluation, {report['parameters']:,} weights, "
+               f"{report['image_bytes']:,} bytes of DRAM{'' if cost['fits'] else ' (more than the board has)'}, {pieces_text(cost)} an evaluation; on {target} at {board.clock / 1e6:g} MHz "
                f"{report['step_seconds']:.3g} s a step, {report['picture_seconds']:.3g} s a picture of {steps} steps")
 
 
-def estimate(model: Model = "digits", target: TargetName = "ecpix5", steps: Steps = STEPS, bits: Bits = 8, guidance: Guided = None,
+def estimate(model: Model = "digits", target: TargetName = "ecpix5", steps: Steps = STEPS, sampler: Sampler = None, bits: Bits = 8, guidance: Guided = None,
              weights: Weights = None, size: Size = None, texts: Texts = None, null_label: NullLabel = None, window: Window = WINDOW, json: Json = False):
     """Predict cycles, DRAM bytes, time and energy of a step and a picture on a board, from the program alone. MODEL may be a .ldp file."""
     with friendly_errors():
@@ -70,19 +88,20 @@ def estimate(model: Model = "digits", target: TargetName = "ecpix5", steps: Step
         board = target_of(target)
         if model.endswith(".ldp"):
             program = load_program(model)
+            name, report = program.meta["name"], picture_cost(program, board)
         else:
-            program = looked_at(load_model(model, weights, size, null_label, texts), steps, bits, guidance, window, board.config)[0]
-        report = picture_cost(program, board)
+            source = load_model(model, weights, size, null_label, texts, look=True)
+            name, report = source.name, looked_at(source, steps, sampler, bits, guidance, window, board)[0]
     if json:
         return print_json(report)
-    typer.echo(f"{program.meta['name']} on {target}, {board.config.peak_macs} MACs a cycle at {report['clock_mhz']:g} MHz, "
+    typer.echo(f"{name} on {target}, {board.config.peak_macs} MACs a cycle at {report['clock_mhz']:g} MHz, "
                f"{report['needs_bytes']:,} of {report['memory_bytes']:,} bytes of DRAM{'' if report['fits'] else ': it does not fit'}")
     for name in ("step", "picture"):
         row = report[name]
         typer.echo(f"{name + ('' if name == 'step' else ' of ' + str(report['steps']) + ' steps'):<22} {row['cycles']:>16,} cycles {row['seconds']:>10.4g} s "
                    f"{row['dram_bytes']:>16,} DRAM bytes {row['millijoule']:>10.4g} mJ (45 nm, see sw/estimate.py)")
     busy = report["parts"]["eval"]["busy"]
-    typer.echo(f"evaluation: {100 * report['utilisation']:.1f} % of the array's peak; "
+    typer.echo(f"evaluation: {pieces_text(report)}; {100 * report['utilisation']:.1f} % of the array's peak; "
                + ", ".join(f"{queue} works {100 * share:.0f} %" for queue, share in busy.items()))
 
 

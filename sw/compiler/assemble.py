@@ -3,23 +3,26 @@
 import numpy as np
 
 from litediffusion.cores import isa
-from litediffusion.sw.compiler.items import CompileError, Item
+from litediffusion.sw.compiler.items import Item
 from litediffusion.sw.compiler.prefetch import Prefetcher
 from litediffusion.sw.compiler.sync import assign_tokens
 
-MOST_DESCRIPTORS = (1 << 16) - 1        # of the engine's register program_len
+MOST_PIECES = 16         # programs that an evaluation is run as at most; the compiler's memory is the limit
+LIMIT = MOST_PIECES * isa.MOST_DESCRIPTORS
 
 
 def resources_of(items):
-    """Resources that need a place in DRAM, in order of first use."""
-    return list(dict.fromkeys(r.whole for item in items for r, _ in item.needs.values()))
+    """Resources in order of first use."""
+    return list(dict.fromkeys(r for item in items for r, _ in item.needs.values()))
 
 
 def schedule(items, image, areas, layer_names):
-    """Items with the LOADs of what they need and with tokens, up to END."""
-    full = Prefetcher(items, image, areas, layer_names).run()
-    full.append(Item("END", {}, 0))
-    assign_tokens(full)
+    """Items with the LOADs of what they need and with tokens, up to END; with an END in between where isa.pieces cuts."""
+    loaded, size, full = Prefetcher(items, image, areas, layer_names).run(), isa.MOST_DESCRIPTORS - 1, []
+    for at in range(0, max(1, len(loaded)), size):
+        piece = [*loaded[at:at + size], Item("END", {}, 0)]
+        assign_tokens(piece)                # at an END all before it is complete
+        full += piece
     return full
 
 
@@ -35,14 +38,3 @@ def encode(full, image, spill=0):
 def assemble(items, image, areas, layer_names):
     """Items -> (byte offset, descriptors) of the program placed in the image."""
     return encode(schedule(items, image, areas, layer_names), image)
-
-
-class TooLong(CompileError):
-    """More descriptors than the engine can run."""
-
-
-def check_length(name, program):
-    """Raise TooLong unless the engine can run so many descriptors."""
-    if len(program) > MOST_DESCRIPTORS:
-        raise TooLong(f"{name}: an evaluation takes {len(program):,} descriptors, the limit is {MOST_DESCRIPTORS:,}: use a "
-                           "configuration with larger memories, which cuts layers into fewer pieces")

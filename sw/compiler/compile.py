@@ -1,13 +1,11 @@
 """The compiler's driver: graph + ranges -> Program (image, four programs, meta data)."""
 
-import functools
-
 from litediffusion.cores import isa
 from litediffusion.soc.mailbox import MAX_BATCH
 from litediffusion.soc.memory_map import SELFTEST_BYTES, WINDOW_SIZE
-from litediffusion.sw.compiler.assemble import TooLong, check_length, encode, resources_of, schedule
+from litediffusion.sw.compiler.assemble import LIMIT, encode, resources_of, schedule
 from litediffusion.sw.compiler.image import Image, align
-from litediffusion.sw.compiler.items import WORD_BYTES, CompileError
+from litediffusion.sw.compiler.items import WORD_BYTES, CompileError, check_length
 from litediffusion.sw.compiler.lower_graph import GraphLowering
 from litediffusion.sw.compiler.sampler import finish_items, init_items, update_items
 from litediffusion.sw.compiler.scales import choose_scales
@@ -16,7 +14,6 @@ from litediffusion.sw.container import Program
 from litediffusion.sw.graph import macs
 from litediffusion.sw.quantise import four_bit_candidates
 
-PRODUCT_BLOCKS = (1, 4)
 NAMES = ("init", "eval", "update", "finish")
 
 
@@ -65,22 +62,35 @@ def check_resident(graph):
             raise CompileError(f"layer {node.name} ({node.path}): compiled only with activations in DRAM")
 
 
-def lower_resident(config, graph, ranges, per_step, bits, steps, image, buffers):
+def lower_resident(config, graph, ranges, per_step, bits, steps, image, buffers, most=LIMIT):
     """The evaluation with activations on chip while they fit."""
     check_resident(graph)
-    return GraphLowering(config, graph, choose_scales(graph, ranges, per_step), bits, steps, image, buffers).run()
+    low = GraphLowering(config, graph, choose_scales(graph, ranges, per_step), bits, steps, image, buffers)
+    low.most = most
+    return low.run()
 
 
-def lower_tiled(config, graph, ranges, per_step, bits, steps, image, buffers, product_blocks=1):
+def run_tiled(low, most):
+    """A TiledGraph after its run of at most so many items."""
+    low.state.most = most
+    return low.run()
+
+
+def lower_tiled(config, graph, ranges, per_step, bits, steps, image, buffers, most=LIMIT):
     """The evaluation with activations in DRAM."""
-    return TiledGraph(config, graph, choose_scales(graph, ranges, per_step, split=True), bits, steps, image, buffers, product_blocks).run()
+    low = TiledGraph(config, graph, choose_scales(graph, ranges, per_step, split=True), bits, steps, image, buffers)
+    return run_tiled(low, most)
 
 
-def lower_decoder(config, decoder, ranges, bits, image, buffers, product_blocks):
+def decoder_ends(buffers):
+    """What a decoder's lowering takes for its buffers."""
+    return {"latent": buffers["latent"], "eps": buffers["result"], "eps_stride": 0}
+
+
+def lower_decoder(config, decoder, ranges, bits, image, buffers, most=LIMIT):
     """What makes a picture of the latents after the last step, with activations in DRAM."""
     scales = choose_scales(decoder, {name: ranges[name] for name in decoder.nodes}, False, split=True)
-    ends = {"latent": buffers["latent"], "eps": buffers["result"], "eps_stride": 0}
-    return TiledGraph(config, decoder, scales, bits, 1, image, ends, product_blocks).run()
+    return run_tiled(TiledGraph(config, decoder, scales, bits, 1, image, decoder_ends(buffers)), most)
 
 
 def finish_program(config, buffers, pixels, decoder):
@@ -91,30 +101,19 @@ def finish_program(config, buffers, pixels, decoder):
     return (decoder.items if decoder else []) + items, [*layers, "finish"]
 
 
-def compile_graph(graph, config, table, ranges, **options):
-    """``compile_with`` products of one output block each, or of several if the program is too long otherwise."""
-    for product_blocks in PRODUCT_BLOCKS[:-1]:
-        try:
-            return compile_with(product_blocks, graph, config, table, ranges, **options)
-        except TooLong:
-            if not options.get("tiled"):
-                raise
-    return compile_with(PRODUCT_BLOCKS[-1], graph, config, table, ranges, **options)
-
-
-def compile_with(product_blocks, graph, config, table, ranges, *, bits=None, per_step=True, null_label=0, labels=1, guidance=1.0, name="model",
-                 batch=MAX_BATCH, tiled=False, window_size=WINDOW_SIZE, decoder=None, text=None):
+def compile_graph(graph, config, table, ranges, *, bits=None, per_step=True, null_label=0, labels=1, guidance=1.0, name="model",
+                  batch=MAX_BATCH, tiled=False, window_size=WINDOW_SIZE, decoder=None, text=None, most=LIMIT):
     """Compile a graph (after the passes) into a Program.
 
     Parameters
     ----------
-    product_blocks : output blocks of a product at most, of layers whose activations lie in DRAM.
     table : sampler coefficients of each step; ranges : {tensor: [steps]} of the calibration.
     bits : {conv: 4} for the layers whose weights have 4 bits, of the decoder too; per_step : scales by step, or static.
     null_label, labels : label of the unconditional evaluation, number of labels that a user may ask for.
     tiled : activations lie in DRAM and pass by in tiles, instead of on chip while they fit: for larger networks.
     window_size : bytes of DRAM that the engine may use.
-    decoder : Graph of what makes a picture of the last latents, or None; text : meta data of a model that takes prompts.
+    decoder : Graph of what makes a picture of the last latents, or None; text : meta data of a model that takes prompts;
+    most : descriptors of an evaluation, and of the decoder; more raise TooLong.
     """
     bits, steps = bits or {}, len(table)
     shape = next(n.shape for n in graph.nodes.values() if n.op == "input")
@@ -124,10 +123,10 @@ def compile_with(product_blocks, graph, config, table, ranges, *, bits=None, per
     batch = min(batch, labels - 1) if text else batch
     image = Image(steps)
     buffers = buffers_of(image, words, pixels, steps, batch, decoder is not None)
-    lowering = functools.partial(lower_tiled, product_blocks=product_blocks) if tiled else lower_resident
+    lowering = lower_tiled if tiled else lower_resident
     network = {name: r for name, r in ranges.items() if decoder is None or name not in decoder.nodes}
-    low = lowering(config, graph, network, per_step, bits, steps, image, buffers)
-    decoding = decoder and lower_decoder(config, decoder, ranges, bits, image, buffers, product_blocks)
+    low = lowering(config, graph, network, per_step, bits, steps, image, buffers, most)
+    decoding = decoder and lower_decoder(config, decoder, ranges, bits, image, buffers, most)
     finish, finish_layers = finish_program(config, buffers, pixels, decoding)
     items = {"init": init_items(config, buffers, words, shape[0], table), "eval": low.items,
              "update": update_items(config, buffers, words, shape[0], table), "finish": finish}
@@ -142,7 +141,7 @@ def compile_with(product_blocks, graph, config, table, ranges, *, bits=None, per
     names = {"init": ["init"], "eval": low.layers, "update": ["update"], "finish": finish_layers}
     full = {part: schedule(items[part], image, low.areas, names[part]) for part in NAMES}
     for part in ("eval", "finish"):
-        check_length(name, full[part])
+        check_length(name, len(full[part]), most)
     spill_words = max(low.spill_words, decoding.spill_words if decoding else 0)
     spill = image.size + sum(align(isa.DESC_BYTES * len(f)) for f in full.values())
     meta["tensors"] = tensor_places(low, spill)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from litediffusion.sw.hollow import is_hollow
+
 ALIGN = 64
 
 
@@ -16,13 +18,14 @@ class Image:
     """
 
     def __init__(self, steps):
-        self.steps, self.parts, self.size = steps, [], 0
+        self.steps, self.parts, self.size, self.placed = steps, [], 0, {}
         self.step_rows, self.step_stride, self.step_base = [], 0, None
 
     def constant(self, data):
-        """Place uint8 data; returns its offset."""
+        """Place uint8 data; returns its offset. Hollow data only take their place."""
         at = self.size
-        self.parts.append((at, np.ascontiguousarray(data, dtype=np.uint8).reshape(-1)))
+        if not is_hollow(data):
+            self.parts.append((at, np.ascontiguousarray(data, dtype=np.uint8).reshape(-1)))
         self.size = align(at + data.size)
         return at
 
@@ -33,16 +36,20 @@ class Image:
         return at
 
     def place(self, resources):
-        """Give every resource its DRAM offset; step-indexed ones get a column of the step table."""
+        """Give every resource its DRAM offset, those of the same array the same one; step-indexed ones get a column of the step table."""
         for r in resources:
             if r.dram >= 0:
                 continue
-            if r.stepped:
-                r.dram = self.step_stride
-                self.step_rows.append(r.data)
-                self.step_stride += r.data.shape[1]
-            else:
-                r.dram = self.constant(r.data)
+            if id(r.data) not in self.placed:
+                self.placed[id(r.data)] = r.data, self.column(r.data) if r.stepped else self.constant(r.data)
+            r.dram = self.placed[id(r.data)][1]
+
+    def column(self, data):
+        """Offset of data [steps, bytes] in the rows of the step table."""
+        at = self.step_stride
+        self.step_rows.append(data)
+        self.step_stride += data.shape[1]
+        return at
 
     def place_steps(self, resources):
         """Put the step table; call once, after ``place`` of all resources."""

@@ -23,6 +23,18 @@ class CompileError(ValueError):
     """The model cannot be compiled; the message names the layer, the value, the limit and the remedy."""
 
 
+class TooLong(CompileError):
+    """An evaluation takes more descriptors than may be."""
+
+
+def check_length(name, count, most, at=""):
+    """Raise TooLong unless ``count`` descriptors are at most ``most``; at : the layer at which so many were reached."""
+    if count > most:
+        raise TooLong(f"{name}: an evaluation takes {count:,} descriptors{f' by layer {at}' if at else ''}, the limit is {most:,}: make the picture "
+                      "smaller (self-attention takes descriptors by the square of its pixels), or use a configuration with larger memories, "
+                      "which cuts layers into fewer pieces; `litediffusion estimate` says what all of it would cost")
+
+
 @dataclass(eq=False)
 class Resource:
     """Data brought on chip ahead of their use: weight tiles (WBUF), activations (SPM) or parameter records (PARAM).
@@ -40,31 +52,12 @@ class Resource:
     spilled: bool = False
 
     @property
-    def whole(self):
-        """What has a place in DRAM."""
-        return self
-
-    @property
     def words(self):
         return self.data.shape[-1] // WORD_BYTES
 
     def transfer(self):
         """DRAM side of the LOAD's fields, and the intervals of DRAM that it must not read too early."""
         return dict(dram=self.dram, n0=1, n1=1, n2=self.words), []
-
-
-@dataclass(eq=False)
-class Part(Resource):
-    """Bytes [first, first + size of ``data``) of another resource, on chip for themselves."""
-    of: Resource = None
-    first: int = 0
-
-    @property
-    def whole(self):
-        return self.of
-
-    def transfer(self):
-        return dict(dram=self.of.dram + self.first, n0=1, n1=1, n2=self.words), []
 
 
 @dataclass(eq=False)

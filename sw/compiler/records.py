@@ -5,6 +5,7 @@ import numpy as np
 from litediffusion.cores import isa
 from litediffusion.cores.tables import ACT_ONE
 from litediffusion.sw.compiler.items import CompileError
+from litediffusion.sw.hollow import hollow, is_hollow
 
 RECORD = np.dtype([("mult", "<i2", 8), ("offset", "<i4", 8), ("shift", "u1"), ("rshift", "u1"), ("oshift", "u1"),
                    ("gshift", "u1"), ("rmult", "<i2"), ("omult", "<i2"), ("eps_m", "<u4"), ("eps_s", "u1"), ("pad", "u1", 3)])
@@ -176,6 +177,9 @@ def norm_records(node, first, channels, s_x, s_out, pixels, what):
 
 def quantise_weights(weight, bits):
     """(int8 array, scale [M]): symmetric, one scale an output channel; at 4 bits the clip with the least squared error."""
+    if is_hollow(weight):
+        return hollow(weight.shape, np.int8), np.ones(len(weight))
+    weight = np.asarray(weight, float)
     top = np.maximum(np.abs(weight).reshape(len(weight), -1).max(1), 1e-12)
     limit = 2 ** (bits - 1) - 1
     fractions = [1.0] if bits == 8 else np.arange(1.0, 0.45, -0.05)
@@ -197,6 +201,8 @@ def weight_tiles(q, first_group, groups, blocks, w4):
     m, c, kh, kw = q.shape
     lanes_out = 16 if w4 else 8
     lo, hi = first_group * lanes_out, (first_group + groups) * lanes_out
+    if is_hollow(q):
+        return hollow(groups * 8 * len(blocks) * 16 * kh * kw, np.uint8)
     padded = np.zeros((max(hi, m), -(-c // 16) * 16, kh, kw), np.int8)
     padded[:m, :c] = q
     part = padded[lo:hi, blocks.start * 16:blocks.stop * 16].reshape(groups, lanes_out, len(blocks), 16, kh, kw)

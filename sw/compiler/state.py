@@ -1,10 +1,11 @@
 """State of a lowering: tensors on chip, accumulator and statistics space, emitted items."""
 
 from dataclasses import dataclass
+import math
 
 import numpy as np
 
-from litediffusion.sw.compiler.items import CompileError, Item, Pool, Resource, odd_plane
+from litediffusion.sw.compiler.items import CompileError, Item, Pool, Resource, check_length, odd_plane
 from litediffusion.sw.compiler.residency import Residency
 
 
@@ -63,7 +64,9 @@ def _operand_words(node):
 
 
 class State(Residency):
-    """What lowering functions share. ``scales``: {tensor: [steps]}, ``bits``: {conv: 4 or 8}."""
+    """What lowering functions share. ``scales``: {tensor: [steps]}, ``bits``: {conv: 4 or 8}; ``most``: items, more raise TooLong."""
+
+    most = math.inf
 
     def __init__(self, config, graph, scales, bits, steps):
         self.config, self.graph, self.scales, self.bits, self.steps = config, graph, scales, bits, steps
@@ -78,7 +81,6 @@ class State(Residency):
         self.stats = Pool(config.stat_words)
         self.acc_next, self.row_next, self.layer = 0, 0, 0
         self.layers = []                     # names, indexed by Item.layer
-        self.product_blocks = 1              # of the output, at most (tile_plan)
         self.uses = {}
         self.start_residency()
 
@@ -89,6 +91,8 @@ class State(Residency):
     def emit(self, op, fields, reads=(), writes=(), needs=None, spilled=False):
         item = Item(op, fields, self.layer, list(reads), list(writes), needs or {}, spilled)
         self.items.append(item)
+        if len(self.items) > self.most:
+            check_length("the network", len(self.items), self.most, self.layers[self.layer])
         return item
 
     # --- constants -------------------------------------------------------------------------------------------------

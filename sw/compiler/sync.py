@@ -16,29 +16,35 @@ def token(producer, consumer):
     return isa.TOKEN_NAMES.index(_LETTER[producer] + "2" + _LETTER[consumer])
 
 
+PAGE = 1 << 12           # addresses kept together: of a large DRAM only what is used takes memory
+
+
 class _History:
     """For each memory of a queue: the number of the last instruction that read or wrote each address."""
 
     def __init__(self):
         self.last = {}
 
-    def _array(self, kind, memory, end):
-        array = self.last.get((kind, memory), np.full(0, -1, np.int32))
-        if len(array) < end:
-            array = np.concatenate([array, np.full(max(end, 2 * len(array)) - len(array), -1, np.int32)])
-            self.last[kind, memory] = array
-        return array
+    def _pieces(self, kind, memory, first, end):
+        """(page's key, slice in it) of addresses [first, end)."""
+        for page in range(first // PAGE, -(-end // PAGE)):
+            start = page * PAGE
+            yield (kind, memory, page), slice(max(first - start, 0), min(end - start, PAGE))
 
     def note(self, number, item):
         for kind, intervals in (("reads", item.reads), ("writes", item.writes)):
             for memory, first, end in intervals:
-                self._array(kind, memory, end)[first:end] = number
+                for key, part in self._pieces(kind, memory, first, end):
+                    if key not in self.last:
+                        self.last[key] = np.full(PAGE, -1, np.int32)
+                    self.last[key][part] = number
 
     def latest(self, item):
         """Number of the last instruction that ``item`` conflicts with, or -1."""
         asked = [("writes", interval) for interval in item.reads] + \
                 [(kind, interval) for kind in ("reads", "writes") for interval in item.writes]
-        return max((int(self._array(kind, memory, end)[first:end].max(initial=-1)) for kind, (memory, first, end) in asked), default=-1)
+        pieces = (piece for kind, interval in asked for piece in self._pieces(kind, *interval))
+        return max((int(self.last[key][part].max(initial=-1)) for key, part in pieces if key in self.last), default=-1)
 
 
 def assign_tokens(items):

@@ -51,14 +51,9 @@ class Layer:
         """Output channels of a GEMM group."""
         return 16 if self.w4 else 8
 
-    @property
-    def blocks(self):
-        """Output blocks."""
-        return -(-self.node.shape[0] // 16)
-
-    def chunks(self, blocks=1):
-        """[(first group, groups)] of some output blocks each."""
-        groups, size = -(-self.node.shape[0] // self.lanes), blocks * 16 // self.lanes
+    def chunks(self):
+        """[(first group, groups)] of an output block each."""
+        groups, size = -(-self.node.shape[0] // self.lanes), 16 // self.lanes
         return [(g, min(size, groups - g)) for g in range(0, groups, size)]
 
 
@@ -86,7 +81,7 @@ def _slices(parts, blocks):
 def _cycles(config, layer, plan, in_words):
     """Estimated cycles: the longest of array, DRAM and POST, and a little of the rest. ``in_words`` by tile and block."""
     ow, words = layer.node.shape[2], config.gemm_words
-    blocks, out_blocks = sum(layer.parts), layer.blocks
+    blocks, out_blocks = sum(layer.parts), len(plan.chunks)
     groups = sum(count for _, count in plan.chunks)
     loads = 1 if plan.resident else len(plan.batches())
     array = sum(groups * layer.taps * sum(-(-n // words) for _, _, n in plan.slices) * max(rows * ow, 8 * words)
@@ -101,16 +96,10 @@ def _cycles(config, layer, plan, in_words):
     return max(work) + OVERLAP_LOSS * sum(work)
 
 
-def _candidates(config, layer, most):
-    """All plans that fit on chip; ``most``: output blocks of a product."""
-    for count in range(1, most + 1):
-        if count == 1 or count <= layer.blocks and count * layer.taps * 16 <= CHUNK_WORDS:
-            yield from _chunked(config, layer, layer.chunks(count))
-
-
-def _chunked(config, layer, chunks):
-    """Those with certain chunks."""
+def _candidates(config, layer):
+    """All plans that fit on chip."""
     oh, ow = layer.node.shape[1:]
+    chunks = layer.chunks()
     size = chunks[0][1]
     spm = config.spm_words - layer.spare
     widest = min(SLICE_BLOCKS, max(1, CHUNK_WORDS // (16 * layer.taps * size) * 2))
@@ -131,12 +120,9 @@ def _chunked(config, layer, chunks):
                         yield TilePlan(tiles, chunks, slices, at_once, resident, ring, _cycles(config, layer, plan, in_words))
 
 
-def plan_tiles(config, layer, most=1):
-    """The fastest plan by the estimate. Raises CompileError when not even one row fits.
-
-    most : output blocks of a product. More make shorter programs, but a drain waits for the product of all of them.
-    """
-    best = min(_candidates(config, layer, most), key=lambda plan: plan.cycles, default=None)
+def plan_tiles(config, layer):
+    """The fastest plan by the estimate. Raises CompileError when not even one row fits."""
+    best = min(_candidates(config, layer), key=lambda plan: plan.cycles, default=None)
     if best is None:
         raise CompileError(f"layer {layer.node.name}: one output row of {layer.node.shape[2]} pixels with its input rows does not "
                            f"fit {config.spm_words} words of scratchpad and {config.acc_words} accumulators: use a larger "

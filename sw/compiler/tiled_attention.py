@@ -14,14 +14,16 @@ from litediffusion.cores import isa
 from litediffusion.sw.compiler.items import WORD_BYTES, CompileError, Operand, odd_plane
 from litediffusion.sw.compiler.lower_attention import mix_records, score_records
 from litediffusion.sw.compiler.lower_conv import CHUNK_WORDS
+from litediffusion.sw.compiler.record_parts import RecordParts
 from litediffusion.sw.compiler.records import quantise_weights
 from litediffusion.sw.compiler.state import Tensor
 from litediffusion.sw.compiler.tile_plan import balanced
 from litediffusion.sw.compiler.tiled_conv import TiledConv, TokenWeights
 from litediffusion.sw.compiler.tiles import DramTensor, move
 from litediffusion.sw.graph import Node
+from litediffusion.sw.hollow import hollow, is_hollow
 
-GROUPS = 4               # groups of 8 keys or channels a product; twice as many where the program would be too long
+GROUPS = 4               # groups of 8 keys or channels a product
 BUFFERS = 2              # places on chip for queries, probabilities and results
 
 
@@ -30,13 +32,20 @@ def as_tokens(tensor):
     return replace(tensor, shape=(tensor.shape[0], tensor.pixels, 1), stat=-1)
 
 
+def value_rows(q):
+    """uint8 [block][channel][16 bytes] of int8 weights [M, C]: the rows of Wv as activations."""
+    m, c = q.shape
+    if is_hollow(q):
+        return hollow(m * (c + -c % 16), np.uint8)
+    return np.pad(q, ((0, 0), (0, -c % 16))).reshape(m, -1, 16).transpose(1, 0, 2).copy().view(np.uint8)
+
+
 def transposed_values(program, name, tokens, weight, scale):
     """V^T [token blocks][channels][16 tokens] of normalised tokens; weight [M, C], ``scale`` of V (the bias comes after PV)."""
     q, w_scale = quantise_weights(weight.reshape(1, -1), 8)
     (m, c), state = weight.shape, program.state
     state.begin(name)
-    padded = np.pad(q.reshape(m, c), ((0, 0), (0, -c % 16)))
-    at = program.image.constant(padded.reshape(m, -1, 16).transpose(1, 0, 2).copy().view(np.uint8))
+    at = program.image.constant(value_rows(q.reshape(m, c)))
     rows = DramTensor(f"{name}.weight", (c, m, 1), at, w_scale * tokens.scale)
     out = program.tensor(name, (tokens.pixels, m, 1), scale)
     node = Node(name, "conv", [], out.shape, {"weight": weight[:, :, None, None], "bias": None, "stride": 1, "pad": 0})
@@ -56,9 +65,8 @@ class TiledAttention:
             raise CompileError(f"layer {name}: {self.n} tokens, heads of {self.d} channels; both must be multiples of 16")
         self.some = keys is not None and keys < self.n
         self.query, self.key, self.value, self.out = as_tokens(query), key, value, as_tokens(out)
-        self.after = len(state.items)
         self.score_params = state.params(score_records(query.scale, key.scale, width or self.d, keys if self.some else 0))
-        self.mix_params = state.params(mix_records(value.scale, out.scale, bias))
+        self.mix_params = RecordParts(state, mix_records(value.scale, out.scale, bias), self.d // 8)
         self.tiles = balanced(query.pixels, self.rows())
         self.plane = odd_plane(self.tiles[0][1])
 
@@ -72,10 +80,14 @@ class TiledAttention:
                                f"accumulators or {c.spm_words} words of scratchpad: use a larger configuration")
         return rows
 
-    def run(self):
-        pieces = [(head, *tile) for head in range(self.heads) for tile in self.tiles]
-        waiting = None
-        for number, piece in enumerate(pieces):
+    def pieces(self):
+        """[(head, first query, queries)] in their order."""
+        return [(head, *tile) for head in range(self.heads) for tile in self.tiles]
+
+    def run(self, most=None):
+        """Emit all; most : only so many pieces, for a look at the cost of one."""
+        self.after, waiting = len(self.state.items), None
+        for number, piece in enumerate(self.pieces()[:most]):
             row = self.softmax(number, piece)
             if waiting:
                 self.mix(*waiting)
@@ -95,10 +107,9 @@ class TiledAttention:
         """
         state, rows = self.state, source.shape[1]
         acc, region = state.accumulators(count * rows, False)
-        most = GROUPS * (1 if state.product_blocks == 1 else 2)
-        step = CHUNK_WORDS // (8 * most)
-        for group in range(0, count, most):
-            groups = min(most, count - group)
+        step = CHUNK_WORDS // (8 * GROUPS)
+        for group in range(0, count, GROUPS):
+            groups = min(GROUPS, count - group)
             for block in range(0, source.blocks, step):
                 blocks = min(step, source.blocks - block)
                 start = tensor.at // WORD_BYTES + (first + block) * tensor.pixels + column + 8 * group
@@ -136,5 +147,5 @@ class TiledAttention:
         self.state.emit("POST", dict(n0=rows, n1=groups // 2, n2=2, src=isa.SRC["ACC"], a=acc, as0=1, as1=2 * rows, as2=rows,
                                      row=row, row_loop=2, row_m=1, dst=isa.DST["SPM"], d=out.hword(0), ds0=2, ds1=2 * out.plane, ds2=1,
                                      ps1=2, ps2=1),
-                        region + [("ROW", row, row + rows)], out.region(), {"p": (self.mix_params, 2 * block)})
+                        region + [("ROW", row, row + rows)], out.region(), {"p": self.mix_params.need(2 * block)})
         move(self.state, "STORE", self.out, block, first, out)

@@ -9,14 +9,14 @@ loaded: GEMM takes them as zero, after the norm.
 import numpy as np
 
 from litediffusion.cores import isa
-from litediffusion.sw.compiler.items import WORD_BYTES, CompileError, Operand, Part, Pool, Resource
+from litediffusion.sw.compiler.items import WORD_BYTES, CompileError, Operand, Pool, Resource
 from litediffusion.sw.compiler.lower_conv import drain_fields, gemm_fields, input_rows, operand_fields
+from litediffusion.sw.compiler.record_parts import RecordParts
 from litediffusion.sw.compiler.records import activation_code, conv_records, gated_records, quantise_weights, times_records, weight_tiles
 from litediffusion.sw.compiler.state import Tensor
 from litediffusion.sw.compiler.tile_plan import OUT_SLOTS, Layer, plan_tiles
 from litediffusion.sw.compiler.tiles import Slice, SliceStream, move
 
-PIECE_RECORDS = 32       # of a layer that has more than fit on chip with the next layer's
 INT16_WORDS = 2          # SPM words of a pixel of an output block whose 16 channels are int16
 
 
@@ -42,25 +42,6 @@ class ConvWeights:
             self.placed[key] = self.image.constant(data), data
         dram, data = self.placed[key]
         return Resource("WBUF", data, self.state.layer, dram=dram)
-
-
-class Records:
-    """The records of a layer's output groups, on chip as a whole or, if they are many, some at a time for every tile."""
-
-    def __init__(self, state, records):
-        self.whole, self.parts, self.layer = state.params(records), {}, state.layer
-        self.pieces = records.shape[1] > state.config.param_words // 2
-
-    def need(self, tile, record):
-        """(resource, offset) of a record for an output tile."""
-        if not self.pieces:
-            return self.whole, record
-        number = record // PIECE_RECORDS
-        if (tile, number) not in self.parts:
-            first = number * PIECE_RECORDS * isa.PARAM_BYTES
-            data = self.whole.data[..., first:first + PIECE_RECORDS * isa.PARAM_BYTES]
-            self.parts[tile, number] = Part("PARAM", data, self.layer, stepped=self.whole.stepped, of=self.whole, first=first)
-        return self.parts[tile, number], record % PIECE_RECORDS
 
 
 class TokenWeights:
@@ -103,7 +84,7 @@ class TiledConv:
         self.place_words = 2 if patch > 1 else 1                             # of a pixel of an output block: int16 of two groups, or int8
         out_words = OUT_SLOTS * self.place_words + (INT16_WORDS if residual else 0)
         self.plan = plan_tiles(state.config, Layer(node, parts, (16 * sum(parts),) + tuple(sources[0].shape[1:]), w4,
-                                                   norm is not None, self.brought is not None, self.spare, out_words), state.product_blocks)
+                                                   norm is not None, self.brought is not None, self.spare, out_words))
         self.params, self.sums = self.all_params()
         self.tile_pixels = self.plan.tiles[0][1] * node.shape[2]
         self.slots = state.config.spm_words - out_words * self.tile_pixels
@@ -111,11 +92,11 @@ class TiledConv:
     def all_params(self):
         """Records of the drain, and the resource of the record of the residual's pass behind a product with a vector or None."""
         if not self.residual:
-            return Records(self.state, self.records()), None
+            return RecordParts(self.state, self.records()), None
         s_x = self.norm[2] if self.norm else self.sources[0].scale
         first, second = gated_records(self.weights.scale, self.node.attrs["bias"], s_x, self.s_factor, self.operand.scale, self.residual.scale,
                                       self.out.scale, self.node.name)
-        return Records(self.state, first), self.state.params(second)
+        return RecordParts(self.state, first), self.state.params(second)
 
     def records(self):
         node, s_x = self.node, self.norm[2] if self.norm else self.sources[0].scale
@@ -160,7 +141,7 @@ class TiledConv:
                 drains.prepare()
             self.product(stream.use(step, piece), piece, chunk, tile, accumulators[tile, chunk], count > 1)
             if count == products:
-                drains.drain(*accumulators.pop((tile, chunk)), tile, chunk)
+                drains.drain(accumulators.pop((tile, chunk)))
 
     def product(self, source, piece, chunk, tile, accumulators, accumulate):
         """One GEMM: a slice by the weights of a chunk."""
@@ -180,7 +161,7 @@ class Drains:
 
     def __init__(self, conv):
         self.conv, self.state = conv, conv.state
-        self.order = [(tile, part) for tile in conv.plan.tiles for batch in conv.plan.batches() for chunk in batch for part in self.parts(chunk)]
+        self.order = [(tile, chunk) for tile in conv.plan.tiles for batch in conv.plan.batches() for chunk in batch]
         self.loaded = self.done = 0
 
     def place(self, number):
@@ -188,11 +169,6 @@ class Drains:
         (_, rows), (first, _) = self.order[number]
         words = self.conv.tile_pixels * self.conv.place_words
         return Tensor(self.conv.out.name, (16, rows, self.conv.node.shape[2] * self.conv.place_words), self.conv.slots + number % OUT_SLOTS * words)
-
-    def parts(self, chunk):
-        """[(first group, groups)] of the output blocks of a chunk."""
-        (first, count), size = chunk, 1 if self.conv.w4 else 2
-        return [(g, min(size, first + count - g)) for g in range(first, first + count, size)]
 
     def block(self, chunk):
         return chunk[0] if self.conv.w4 else chunk[0] // 2
@@ -205,20 +181,7 @@ class Drains:
             move(self.state, "LOAD", conv.brought, self.block(chunk), tile[0], self.place(self.loaded))
             self.loaded += 1
 
-    def drain(self, acc, region, tile, chunk):
-        """POST and STORE of the output blocks of a chunk."""
-        pixels = tile[1] * self.conv.node.shape[2]
-        for part in self.parts(chunk):
-            self.prepare()
-            at = acc + (part[0] - chunk[0]) * pixels
-            self.drain_part((at, region if len(self.parts(chunk)) == 1 else self.part_region(at, part[1] * pixels)))
-
-    def part_region(self, at, entries):
-        """Intervals of accumulators from ``at`` on."""
-        halves = (0, self.state.config.acc_words) if self.conv.w4 else (0,)
-        return [("ACC", at + half, at + half + entries) for half in halves]
-
-    def drain_part(self, accumulators):
+    def drain(self, accumulators):
         """POST and STORE of the next output block; the residual is replaced in place."""
         conv, (tile, chunk), out = self.conv, self.order[self.done], self.place(self.done)
         if conv.patch > 1:
@@ -253,7 +216,7 @@ class Drains:
         if conv.final:
             fields.update(out=isa.OUT["INT16"], d=2 * out.addr, ds2=2)
         fields.update(self.statistics(tile, block))
-        self.state.emit("POST", fields, reads, out.region(), {"p": conv.params.need(tile, 2 * block)})
+        self.state.emit("POST", fields, reads, out.region(), {"p": conv.params.need(2 * block)})
 
     def drain_gated(self, accumulators, tile, chunk, out):
         """Two passes: times the vector to int16, plus the residual to int8."""
@@ -262,7 +225,7 @@ class Drains:
         between = [("SPM", at, at + INT16_WORDS * pixels)]
         fields = self.fields(out, acc, tile, chunk) | operand_fields(conv.vector, 2 * block, 0, "MUL")
         self.state.emit("POST", fields | dict(out=isa.OUT["INT16"], d=2 * at, ds1=2 * pixels, ds2=2), region + conv.vector.region(), between,
-                        {"p": conv.params.need(tile, 2 * block)})
+                        {"p": conv.params.need(2 * block)})
         fields = self.fields(out, acc, tile, chunk) | operand_fields(out, 0, 0) | self.statistics(tile, block)
         self.state.emit("POST", fields | dict(src=isa.SRC["INT16"], a=2 * at, as1=2 * pixels, as2=2, ps0=0, ps1=0), between + out.region(),
                         out.region(), {"p": (conv.sums, 0)})
@@ -273,7 +236,7 @@ class Drains:
         (first, rows), width = tile, conv.node.shape[2]
         self.state.emit("POST", dict(n0=2, n1=rows, n2=width, src=isa.SRC["ACC"], a=acc, as0=rows * width, as1=width, as2=1, dst=isa.DST["SPM"],
                                      out=isa.OUT["INT16"], d=2 * out.addr, ds0=2, ds1=4 * width, ds2=4, ps0=1),
-                        region, out.region(), {"p": conv.params.need(tile, group)})
+                        region, out.region(), {"p": conv.params.need(group)})
         row, column = divmod(group, patch)
         start = conv.out.at // WORD_BYTES + (patch * first + row) * patch * width + column
         end = start + (patch * (rows - 1) + 1) * patch * width

@@ -15,12 +15,15 @@ from litediffusion.sw.compiler.tables import BLOCK, quantise_rows, table_rows
 from litediffusion.sw.compiler.tiled_attention import TiledAttention, transposed_values
 from litediffusion.sw.compiler.tiled_program import TiledProgram
 from litediffusion.sw.compiler.tiles import DramTensor
+from litediffusion.sw.hollow import hollow, is_hollow
 
 
 def fill_heads(array, heads, axis, multiple=BLOCK):
     """Zeros behind every head's channels along an axis, up to a multiple of some channels."""
     shape = list(array.shape)
     width = shape[axis] // heads
+    if is_hollow(array):
+        return hollow(shape[:axis] + [heads * (width + -width % multiple)] + shape[axis + 1:])
     split = array.reshape(shape[:axis] + [heads, width] + shape[axis + 1:])
     fill = [(0, 0)] * split.ndim
     fill[axis + 1] = (0, -width % multiple)
@@ -30,6 +33,8 @@ def fill_heads(array, heads, axis, multiple=BLOCK):
 
 def fill_parts(weight, channels):
     """weight [M, C, kh, kw] with zeros behind the input channels of every part, up to a multiple of BLOCK."""
+    if is_hollow(weight):
+        return hollow((len(weight), sum(c + -c % BLOCK for c in channels)) + weight.shape[2:])
     parts = np.split(weight, np.cumsum(channels)[:-1], axis=1)
     return np.concatenate([np.pad(p, ((0, 0), (0, -p.shape[1] % BLOCK), (0, 0), (0, 0))) for p in parts], axis=1)
 
@@ -41,9 +46,8 @@ class TiledGraph(TiledProgram):
     tables that the host fills lie, their shape and scale; ``places``: tensors by the name of their layer.
     """
 
-    def __init__(self, config, graph, scales, bits, steps, image, buffers, product_blocks=1):
+    def __init__(self, config, graph, scales, bits, steps, image, buffers):
         TiledProgram.__init__(self, config, image, steps)
-        self.state.product_blocks = product_blocks
         self.buffers = buffers
         self.graph, self.scales, self.bits = graph, scales, bits
         self.arena, self.tensors, self.uses, self.conditions = Arena(), {}, {}, {}
@@ -123,9 +127,13 @@ class TiledGraph(TiledProgram):
             getattr(self, f"lower_{node.op}")(node)
             for name in self.read_by(node):
                 self.release(name)
+            self.done_with(node)
         self.items, self.layers, self.areas = self.state.items, self.state.layers, self.state.areas
         self.spill_words = self.arena.size // BLOCK
         return self
+
+    def done_with(self, node):
+        """A node's layers have been emitted, and its inputs released."""
 
     def lower_input(self, node):
         c, h, w = node.shape
@@ -182,7 +190,10 @@ class TiledGraph(TiledProgram):
             if attrs["bias"] is not None:
                 attrs["bias"] = fill_heads(attrs["bias"], attention.attrs["heads"], attrs["bias"].ndim - 1)
         norm_of, joined = None, None
-        if norm:
+        wide = norm and self.is_wide(channels)
+        if wide:
+            sources = self.lower_wide_norm(norm, sources)
+        elif norm:
             norm_of = (norm.attrs, self.scales[norm.name])
             if self.must_join(norm, channels):
                 joined = self.join(norm, sources, channels)
@@ -193,10 +204,10 @@ class TiledGraph(TiledProgram):
         bits = self.bits.get(node.name, 8)
         out = self.conv(node.name, sources, attrs, None if final else self.scales[node.name], norm=norm_of, operand=operand, residual=residual,
                         bits=bits, s_factor=self.scales[f"{node.name}.factor"] if attrs.get("times") else None, stat=-1 if final else self.stats.kept(node.name))
-        if norm:
+        if norm and not wide:
             self.stats.done(norm.name)
-        if joined:
-            self.discard(joined)
+        for tensor in sources if wide else [joined] if joined else []:
+            self.discard(tensor)
         if final:
             self.tensors[node.name] = out
         else:
@@ -235,9 +246,17 @@ class TiledGraph(TiledProgram):
         for name, record in self.stats.records(norm.name):
             self.tensors[name].stat = record
 
+    def lower_wide_norm(self, norm, sources):
+        """The normalised tensors of a norm whose statistics do not fit on chip together."""
+        if self.stats.pool.used:
+            raise CompileError(f"layer {norm.name} ({norm.path}): a norm of {norm.shape[0]} channels takes all statistics records, and some are in use")
+        return self.normalise_wide(sources, (norm.attrs, self.scales[norm.name]), norm.name)
+
     def lower_norm(self, node):
         """A norm that several layers read."""
         names = self.graph.sources(node.inputs[0])
+        if len(names) == 1 and self.is_wide([node.shape[0]]):
+            return self.keep(node.name, self.lower_wide_norm(node, [self.tensors[names[0]]])[0])
         if len(names) > 1:
             raise CompileError(f"layer {node.name} ({node.path}): a norm of a concat with several readers")
         self.bring_statistics(node, names)
@@ -253,10 +272,14 @@ class TiledGraph(TiledProgram):
         values = transposed_values(self, v, tokens, weight, self.scales[v])
         self.state.begin(node.name)
         out = self.tensor(node.name, (len(weight),) + tuple(node.shape[1:]), self.scales[node.name])
-        TiledAttention(self.state, node.name, self.tensors[q], self.tensors[k], values, fill_heads(bias, heads, bias.ndim - 1), out, heads,
-                       node.shape[0] // heads, node.attrs["keys"]).run()
+        self.attend(TiledAttention(self.state, node.name, self.tensors[q], self.tensors[k], values, fill_heads(bias, heads, bias.ndim - 1), out,
+                                   heads, node.shape[0] // heads, node.attrs["keys"]))
         self.discard(values)
         self.keep(node.name, out)
+
+    def attend(self, attention):
+        """Emit a TiledAttention."""
+        attention.run()
 
     def identity(self, node, operand=None, **attrs):
         """A node by itself: a convolution with the identity, which ``attrs`` and a second operand make what it is."""

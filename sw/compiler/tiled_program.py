@@ -4,6 +4,8 @@ A ``TiledProgram`` is told its layers one after the other; each takes and gives 
 an image and, run one after the other, the engine's statistics records.
 """
 
+import math
+
 import numpy as np
 
 from litediffusion.cores import isa
@@ -18,6 +20,7 @@ from litediffusion.sw.compiler.tile_plan import balanced
 from litediffusion.sw.compiler.tiled_conv import INT16_WORDS, ConvWeights, TiledConv
 from litediffusion.sw.compiler.tiles import DramTensor, move
 from litediffusion.sw.graph import Graph, Node, conv_shape
+from litediffusion.sw.hollow import is_hollow
 
 PASS_SLOTS = 4           # blocks on chip in a pass over a tensor
 TOKEN_SLOTS = 2          # groups of tokens on chip in a pass over all channels
@@ -136,6 +139,8 @@ class TiledProgram:
         ratios = [s.scale / sources[0].scale for s in sources]
         if any(np.ptp(r) > 1e-9 * r.max() for r in ratios):
             raise CompileError(f"layer {name}: the scales of its input's parts are not in the same ratio at all steps")
+        if is_hollow(weight):
+            return weight
         channels = np.repeat([r[0] for r in ratios], [16 * s.blocks for s in sources])[:weight.shape[1]]
         return weight * channels[None, :, None, None]
 
@@ -178,9 +183,7 @@ class TiledProgram:
         self.state.begin(f"{tensor.name}.statistics")
         params = self.state.params(identity_record())
         for block, on_chip, first, groups in self.blocks(tensor):
-            self.state.emit("POST", dict(n0=1, n1=groups, n2=on_chip.pixels, src=isa.SRC["INT8"], a=on_chip.hword(0), as1=1,
-                                         as2=2, dst=isa.DST["NONE"], stat=1, stat_acc=int(first > 0), stat_rec=stat + 2 * block),
-                            on_chip.region(), needs={"p": (params, 0)})
+            self.keep_statistics(on_chip, groups, first, stat + 2 * block, params)
 
     def normalise(self, tensor, norm, name):
         """The normalised tensor itself, for several readers."""
@@ -188,12 +191,73 @@ class TiledProgram:
         params, function, scale = self.prepare_norm(name, [tensor], *norm)
         out = self.tensor(name, tensor.shape, scale)
         for block, on_chip, first, groups in self.blocks(tensor):
-            place = on_chip.hword(0)
-            self.state.emit("POST", dict(n0=1, n1=groups, n2=on_chip.pixels, a=place, as1=1, as2=2, d=place, ds1=1, ds2=2, ps1=1,
-                                         src=isa.SRC["INT8"], dst=isa.DST["SPM"], act=activation_code(function)),
-                            on_chip.region(), on_chip.region(), {"p": (params, 2 * block)})
+            self.apply_norm(on_chip, groups, function, params, 2 * block)
             move(self.state, "STORE", out, block, first, on_chip)
         return out
+
+    def is_wide(self, channels):
+        """True if the statistics of a norm's sources, of so many channels, are too many to be on chip together."""
+        return sum(-(-c // 8) for c in channels) > self.config.stat_words
+
+    def normalise_wide(self, sources, norm, name, stat=0):
+        """The normalised tensors of the parts of a wide norm's input, by pieces of whole groups: two passes over each.
+
+        stat : first of all the statistics records.
+        """
+        self.state.begin(name)
+        attrs, scale = norm[0], self.by_step(norm[1])
+        node = Node(name, "norm", [], (sum(s.shape[0] for s in sources),) + tuple(sources[0].shape[1:]), attrs)
+        size = node.shape[0] // attrs["groups"]
+        apart = all(s.shape[0] % size == 0 for s in sources)
+        if not apart:
+            self.check_joined(node, sources, size)
+        if any(s.shape[0] % 16 for s in sources[:-1]):
+            raise CompileError(f"layer {name}: a norm of {node.shape[0]} channels in parts of {[s.shape[0] for s in sources]}, all but the last must "
+                               "be multiples of 16")
+        outs = [self.tensor(f"{name}.{i}", s.shape, scale) for i, s in enumerate(sources)]
+        parts = [(source, out, block) for source, out in zip(sources, outs) for block in range(source.blocks)]
+        for first, channels in self.norm_pieces([s.shape[0] for s in sources] if apart else [node.shape[0]], size, name):
+            self.normalise_piece(node, parts[first // 16:-(-(first + channels) // 16)], first, channels, scale, stat)
+        return outs
+
+    def norm_pieces(self, spans, size, name):
+        """[(first channel, channels)]: pieces of whole groups of ``size`` channels and whole blocks, none across the spans' borders."""
+        unit, pieces, start = math.lcm(size, 16), [], 0
+        most = 8 * self.config.stat_words // unit
+        if most == 0:
+            raise CompileError(f"layer {name}: pieces of {unit} channels, of whole groups of {size} and whole blocks of 16, exceed "
+                               f"{8 * self.config.stat_words}, whose statistics fit on chip: use a configuration with more stat_words")
+        for span in spans:
+            pieces += [(start + at * unit, min(count * unit, span - at * unit)) for at, count in balanced(-(-span // unit), most)]
+            start += span
+        return pieces
+
+    def normalise_piece(self, node, parts, first, channels, scale, stat):
+        """Some channels of ``normalise_wide``; parts : (source, its normalised tensor, block) of each block of theirs."""
+        size, function = node.shape[0] // node.attrs["groups"], node.attrs.get("function")
+        plain = self.state.params(identity_record())
+        params = self.state.params(norm_records(node, first, channels, parts[0][0].scale, scale, parts[0][0].pixels, node.name))
+        for number, (source, _, block) in enumerate(parts):
+            for _, on_chip, row, groups in self.blocks(source, range(block, block + 1)):
+                self.keep_statistics(on_chip, groups, row, stat + 2 * number, plain)
+        self.state.emit("NORM", dict(ngroups=channels // size, gsize=size, count=size * parts[0][0].pixels, stat_rec=stat),
+                        needs={"p": (params, 0), "pd": (params, 0)})
+        for number, (source, out, block) in enumerate(parts):
+            for _, on_chip, row, groups in self.blocks(source, range(block, block + 1)):
+                self.apply_norm(on_chip, groups, function, params, 2 * number)
+                move(self.state, "STORE", out, block, row, on_chip)
+
+    def keep_statistics(self, on_chip, groups, row, record, params):
+        """POST that keeps the statistics of some rows of a block; params : of ``identity_record``."""
+        self.state.emit("POST", dict(n0=1, n1=groups, n2=on_chip.pixels, src=isa.SRC["INT8"], a=on_chip.hword(0), as1=1, as2=2,
+                                     dst=isa.DST["NONE"], stat=1, stat_acc=int(row > 0), stat_rec=record), on_chip.region(), needs={"p": (params, 0)})
+
+    def apply_norm(self, on_chip, groups, function, params, record):
+        """POST that normalises some rows of a block in place."""
+        place = on_chip.hword(0)
+        self.state.emit("POST", dict(n0=1, n1=groups, n2=on_chip.pixels, a=place, as1=1, as2=2, d=place, ds1=1, ds2=2, ps1=1,
+                                     src=isa.SRC["INT8"], dst=isa.DST["SPM"], act=activation_code(function)),
+                        on_chip.region(), on_chip.region(), {"p": (params, record)})
 
     def layer_norm(self, tensor, eps, scale, name, vectors=()):
         """The tensor normalised over the channels of every pixel; ``vectors``: DramTensors of what multiplies it and is then added, or none."""
@@ -255,15 +319,18 @@ class TiledProgram:
             move(self.state, "LOAD", tensor, 0, first, on_chip)
             yield first, on_chip
 
-    def blocks(self, tensor):
-        """Bring a tensor by, some rows of a block at a time: (block, Tensor on chip, first row, groups of 8 channels)."""
+    def blocks(self, tensor, chosen=None):
+        """Bring a tensor by, some rows of a block at a time: (block, Tensor on chip, first row, groups of 8 channels).
+
+        chosen : only these blocks.
+        """
         _, h, w = tensor.shape
         rows = min(h, self.config.spm_words // (PASS_SLOTS * w))
         if rows == 0:
             raise CompileError(f"layer {tensor.name}: {PASS_SLOTS} rows of {w} pixels exceed {self.config.spm_words} words of "
                                "scratchpad: use a larger configuration")
-        slot = 0
-        for block in range(tensor.blocks):
+        slot = chosen.start * -(-h // rows) % PASS_SLOTS if chosen else 0
+        for block in chosen or range(tensor.blocks):
             for first in range(0, h, rows):
                 on_chip = Tensor(tensor.name, (16, min(rows, h - first), w), slot * rows * w)
                 slot = (slot + 1) % PASS_SLOTS

@@ -126,10 +126,19 @@ class Device(ABC):
 
     def check_program(self, address, length):
         """Raise AddressError if a program cannot be where it is said to be."""
-        if address % isa.DESC_BYTES or not 0 < length < 1 << 16:
+        most = self.window_size // isa.DESC_BYTES
+        if address % isa.DESC_BYTES or not 0 < length <= most:
             raise AddressError(f"a program of {length} descriptors at offset {address:#x}: the offset must be a multiple of "
-                               f"{isa.DESC_BYTES}, the length 1..65535")
+                               f"{isa.DESC_BYTES}, the length 1..{most}")
         self.check_range(address, isa.DESC_BYTES)
+
+    def pieces(self, address, length, trace=None):
+        """The programs that one is run as, checked (see isa.pieces). Raises AddressError, ValueError."""
+        self.check_program(address, length)
+        if trace is not None and length > isa.MOST_DESCRIPTORS:
+            raise ValueError(f"a trace of {length} descriptors: only programs of up to {isa.MOST_DESCRIPTORS} can be traced; trace a smaller "
+                             "model, or single layers")
+        return isa.pieces(address, length)
 
 
 class MemoryDevice(Device):

@@ -242,7 +242,7 @@ class LitexDevice(Device):
         self.link.csr_write("mailbox_doorbell", 1)
 
     def run_program(self, address, length, *, step=0, label=0, slot=0, image=0, guidance=0, seed=0, trace=None, watchdog=WATCHDOG):
-        self.check_program(address, length)
+        self.pieces(address, length, trace)        # the firmware cuts it
         job = self.submit(command=mailbox.COMMANDS["RUN"], config_hash=self.config_hash, image_bytes=0, init=(address, length),
                           index=(step, label, slot, image), guidance=guidance, seed0=[seed], seed1=[seed >> 32],
                           trace=(1, *trace) if trace else (0, 0, 0), watchdog=watchdog, batch=1, steps=1, max_steps=1, evals=1)

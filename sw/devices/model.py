@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 
+from litediffusion.cores import isa
 from litediffusion.cores.config import PRESETS
 from litediffusion.cores.machine import EngineError, Machine
 from litediffusion.soc.memory_map import WINDOW_SIZE
@@ -21,15 +22,16 @@ class ModelDevice(MemoryDevice):
 
     def run_program(self, address, length, *, step=0, label=0, slot=0, image=0, guidance=0, seed=0, trace=None, watchdog=0):
         """As Device.run_program, without trace and watchdog. In ``generate`` labels and seeds have one value an image."""
-        self.check_program(address, length)
+        pieces = self.pieces(address, length)
         guidance = (int(guidance) + 2**31) % 2**32 - 2**31
         if self.machine.batch > 1:
             image = np.arange(self.machine.batch)
         self.machine.set_registers(step, label, slot, image, guidance, seed)
-        try:
-            self.machine.run(address, length)
-        except EngineError as error:
-            raise EngineStopped(error.code, error.queue, error.index, error.token) from error
+        for number, piece in enumerate(pieces):
+            try:
+                self.machine.run(*piece)
+            except EngineError as error:
+                raise EngineStopped(error.code, error.queue, error.index + number * isa.MOST_DESCRIPTORS, error.token) from error
         return {}
 
     def generate(self, job, progress=None):

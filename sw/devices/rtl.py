@@ -97,7 +97,14 @@ class RtlDevice(MemoryDevice):
         self.set("start", 1)
 
     def run_program(self, address, length, **registers):
-        self.check_program(address, length)
+        counters = {}
+        for number, piece in enumerate(self.pieces(address, length, registers.get("trace"))):
+            for name, value in self.run_piece(*piece, number * isa.MOST_DESCRIPTORS, **registers).items():
+                counters[name] = counters.get(name, 0) + value
+        return counters
+
+    def run_piece(self, address, length, before, **registers):
+        """Counters of one program; before : descriptors of those before it."""
         self.start(address, length, **registers)
         watchdog = registers.get("watchdog", WATCHDOG)
         last = None
@@ -107,15 +114,15 @@ class RtlDevice(MemoryDevice):
                 raise DeviceError(f"the engine neither ended nor stopped within {2 * watchdog + CHUNK} cycles without progress")
             last = life
         if self.get("status") & STATUS["error"]:
-            raise self.stopped()
+            raise self.stopped(before)
         self.check_protocol()
         return {name: self.get(name) for name in COUNTERS}
 
-    def stopped(self):
+    def stopped(self, before=0):
         """EngineStopped of the present error; the engine is reset for the next program."""
         code, queue, index, token = (self.get(f"error_{n}") for n in ("code", "queue", "index", "token"))
         self.reset()
-        return EngineStopped(code, [*isa.QUEUES, "FETCH"][queue], index, token)
+        return EngineStopped(code, [*isa.QUEUES, "FETCH"][queue], index + before, token)
 
     def reset(self):
         """Wait for DRAM accesses under way, then make the engine idle."""

@@ -103,15 +103,18 @@ class DiTImport(DiffusersImport):
             return self.linear(name, embedding, weight, bias)
         return self.condition_table(name, embedding @ weight.T + bias)
 
-    def modulated(self, path, x, embedding, shift, scale, eps=EPS, affine=(1.0, 0.0)):
+    def modulated(self, path, x, embedding, shift, scale, eps=EPS, affine=None):
         """(1 + scale) * norm + shift, where shift and scale are linear layers (weight, bias) of the embedding.
 
-        affine : gamma and beta of the norm, which go into these.
+        affine : gamma and beta of the norm, which go into these, or None.
         """
-        gamma, beta = (np.broadcast_to(a, self.shape(x)[0]) for a in affine)
-        (shift_weight, shift_bias), (weight, bias) = shift, (scale[0], scale[1] + 1)
-        plus = self.vector(f"{path}.shift", embedding, shift_weight + beta[:, None] * weight, shift_bias + beta * bias)
-        times = self.vector(f"{path}.scale", embedding, gamma[:, None] * weight, gamma * bias)
+        (weight, bias), (shift_weight, shift_bias) = (scale[0], scale[1] + 1), shift
+        if affine:
+            gamma, beta = affine
+            shift_weight, shift_bias = shift_weight + beta[:, None] * weight, shift_bias + beta * bias
+            weight, bias = gamma[:, None] * weight, gamma * bias
+        plus = self.vector(f"{path}.shift", embedding, shift_weight, shift_bias)
+        times = self.vector(f"{path}.scale", embedding, weight, bias)
         normed = self.layer_norm(path, x, None, None, eps)
         return self.add(f"{path}.shifted", self.mul(f"{path}.scaled", normed, times), plus)
 
@@ -153,7 +156,7 @@ class DiTImport(DiffusersImport):
         mixed = self.mixed_tokens(f"{path}.attn1", normed, normed, c["num_attention_heads"], bias=c["attention_bias"])
         x = self.gated(f"{path}.attn1", mixed, embedding, gate1, x)
         self.path = f"{path}.norm3"
-        affine = [self.get(f"{path}.norm3.{name}") for name in ("weight", "bias")] if c["norm_elementwise_affine"] else (1.0, 0.0)
+        affine = [self.get(f"{path}.norm3.{name}") for name in ("weight", "bias")] if c["norm_elementwise_affine"] else None
         normed = self.modulated(f"{path}.norm3", x, embedding, shift2, scale2, c["norm_eps"], affine)
         return self.gated(f"{path}.ff", self.feed_forward(f"{path}.ff", normed, c["activation_fn"]), embedding, gate2, x)
 

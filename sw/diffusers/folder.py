@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import json
 from pathlib import Path
 
+from litediffusion.sw.graph_builder import as_float
+from litediffusion.sw.hollow import hollow
+
 WEIGHTS = "diffusion_pytorch_model"
 VARIANTS = ("", ".fp16", ".non_ema")
 
@@ -44,10 +47,30 @@ def weight_files(folder):
     raise FolderError(f"{folder}: no {WEIGHTS}.safetensors; save the model with diffusers' save_pretrained")
 
 
+def declared_shapes(config):
+    """{weight: shape} of a model by its config alone, as diffusers makes it on a device without memory. Raises FolderError."""
+    try:
+        import diffusers
+        import torch
+    except ImportError as error:
+        raise FolderError(f"the shapes of a model without weights come from diffusers, which cannot be imported ({error}): install it "
+                          "(pip install diffusers), or put the weights beside config.json") from error
+    kind = config.get("_class_name", "UNet2DModel")
+    if not hasattr(diffusers, kind):
+        raise FolderError(f"config.json: diffusers knows no {kind}")
+    try:
+        with torch.device("meta"):
+            model = getattr(diffusers, kind).from_config(config)
+    except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
+        raise FolderError(f"config.json: diffusers makes no {kind} of it: {error}") from error
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
 class Weights:
     """Tensors of safetensors files by name, read when they are asked for: a large model is never in memory as a whole.
 
-    ``get`` gives float64 numpy. ``unread`` are the names that nobody asked for.
+    ``get`` gives numpy (see ``as_float``); float32 of a file stays where the file is mapped. ``unread`` are the names that nobody
+    asked for.
     """
 
     def __init__(self, files):
@@ -70,7 +93,11 @@ class Weights:
         if name not in self.where:
             raise FolderError(f"weight {name} is missing: the file belongs to another config.json")
         self.unread.discard(name)
-        return self.where[name].get_tensor(name).double().numpy()
+        return as_float(self.where[name].get_tensor(name))
+
+    def shapes(self):
+        """{weight: shape}."""
+        return {name: tuple(handle.get_slice(name).get_shape()) for name, handle in self.where.items()}
 
 
 class StateDict(Weights):
@@ -83,7 +110,26 @@ class StateDict(Weights):
         if name not in self.where:
             raise FolderError(f"weight {name} is missing in the state dict")
         self.unread.discard(name)
-        return self.where[name].detach().cpu().double().numpy()
+        return as_float(self.where[name].detach().cpu())
+
+    def shapes(self):
+        return {name: tuple(tensor.shape) for name, tensor in self.where.items()}
+
+
+class Shapes(Weights):
+    """Hollow weights of given shapes: for a network that is only looked at."""
+
+    def __init__(self, shapes):
+        self.where, self.unread = dict(shapes), set(shapes)
+
+    def get(self, name):
+        if name not in self.where:
+            raise FolderError(f"weight {name} is missing: the file belongs to another config.json")
+        self.unread.discard(name)
+        return hollow(self.where[name])
+
+    def shapes(self):
+        return self.where
 
 
 @dataclass
@@ -96,8 +142,20 @@ class DiffusersFolder:
     vae: object = None
 
 
-def open_folder(path):
-    """DiffusersFolder of a pipeline's or of a model's folder. Raises FolderError."""
+def open_part(folder, look):
+    """(config, weights) of a model's folder. look : only the shapes of the weights, which then need not be there."""
+    config = read_json(folder / "config.json")
+    if not look:
+        return config, Weights(weight_files(folder))
+    try:
+        files = weight_files(folder)
+    except FolderError:
+        return config, Shapes(declared_shapes(config))
+    return config, Shapes(Weights(files).shapes())
+
+
+def open_folder(path, look=False):
+    """DiffusersFolder of a pipeline's or of a model's folder; look : see open_part. Raises FolderError."""
     path = Path(path)
     if not path.is_dir():
         raise FolderError(f"{path}: no such folder")
@@ -106,8 +164,5 @@ def open_folder(path):
         raise FolderError(f"{path}: no config.json, unet/config.json or transformer/config.json: no diffusers folder")
     scheduler = next((p for p in (path / "scheduler" / "scheduler_config.json", path / "scheduler_config.json") if p.exists()), None)
     name, vae = path.resolve().name, path / "vae"
-    if vae.is_dir():
-        vae = DiffusersFolder(read_json(vae / "config.json"), Weights(weight_files(vae)), None, name)
-    else:
-        vae = None
-    return DiffusersFolder(read_json(model / "config.json"), Weights(weight_files(model)), scheduler and read_json(scheduler), name, vae)
+    decoder = DiffusersFolder(*open_part(vae, look), None, name) if vae.is_dir() else None
+    return DiffusersFolder(*open_part(model, look), scheduler and read_json(scheduler), name, decoder)

@@ -32,6 +32,10 @@ class DiffusersImport(GraphBuilder):
         self.weights, self.groups, self.eps = weights, groups, eps
         self.get, self.function = weights.get, ACTIVATIONS[act_fn]
 
+    def double(self, name):
+        """A weight as float64, for what is computed of it."""
+        return np.asarray(self.get(name), float)
+
     def torch_conv(self, path, x, stride=1, pad=1, **more):
         self.path = path
         return self.conv(path, x, self.get(f"{path}.weight"), self.get(f"{path}.bias"), stride, pad, **more)

@@ -45,7 +45,7 @@ class DecoderImport(DiffusersImport):
         c, channels = self.config, self.config["latent_channels"]
         weight, bias, self.path = np.eye(channels), np.zeros(channels), "post_quant_conv"
         if c["use_post_quant_conv"]:
-            weight, bias = self.get("post_quant_conv.weight").reshape(channels, channels), self.get("post_quant_conv.bias")
+            weight, bias = self.double("post_quant_conv.weight").reshape(channels, channels), self.get("post_quant_conv.bias")
         return self.linear("post_quant_conv", self.latents, weight / c["scaling_factor"], bias + weight.sum(1) * (c["shift_factor"] or 0.0))
 
     def norm2(self, path, h):
@@ -97,7 +97,7 @@ class TinyDecoderImport(DiffusersImport):
     def scaled_conv(self, x, scale, offset=None):
         """A convolution whose result is multiplied, and shifted (with a bias then)."""
         path = self.path = self.next_path()
-        weight, bias = self.get(f"{path}.weight"), None
+        weight, bias = self.double(f"{path}.weight"), None
         if offset is not None:
             bias = scale * self.get(f"{path}.bias") + offset
         return self.conv(path, x, scale * weight, bias, 1, 1)
@@ -110,7 +110,7 @@ class TinyDecoderImport(DiffusersImport):
 
     def first(self):
         path = self.path = self.next_path()
-        x = self.conv(path, self.limited(), TANH_RANGE * self.get(f"{path}.weight"), self.get(f"{path}.bias"), 1, 1)
+        x = self.conv(path, self.limited(), TANH_RANGE * self.double(f"{path}.weight"), self.get(f"{path}.bias"), 1, 1)
         return self.act(self.next_path(), x, self.function)
 
     def block(self, x):
