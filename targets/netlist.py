@@ -17,6 +17,7 @@ import argparse
 from collections import defaultdict
 import json
 from pathlib import Path
+import re
 
 RAM = "TRELLIS_DPR16X4"
 FLIP_FLOP, CLOCK_BUFFER = "TRELLIS_FF", "DCCA"
@@ -85,6 +86,11 @@ def free_rows(top, device):
                     "attributes": {"BEL": f"X{column}/Y{row}/SLICE{half}"},
                     "port_directions": directions, "connections": {port: [] for port in directions}}
     return len(free)
+
+
+def count_idle(text):
+    """Idle cells of free_rows in a netlist's text."""
+    return len(re.findall(r'"idle_\d+_\d+_[A-D]\.K[01]": *\{', text))
 
 
 def top_module(netlist):

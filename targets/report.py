@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 import re
 
+from litediffusion.targets.netlist import count_idle
+
 NEXTPNR_REPORT = "nextpnr.json"
 REPORT = "report.json"
 RESOURCES = {"lut": "TRELLIS_COMB", "ff": "TRELLIS_FF", "block_ram": "DP16KD", "multipliers": "MULT18X18D"}
@@ -81,11 +83,14 @@ def write(output_dir, soc, versions):
     """``output_dir/report.json``; returns its Path."""
     config, clock = soc.engine_config, soc.sys_clk_freq
     peak = config.peak_macs * clock / 1e9
-    gateware = Path(output_dir) / "gateware" / NEXTPNR_REPORT
+    gateware = Path(output_dir) / "gateware"
+    found = read_nextpnr((gateware / NEXTPNR_REPORT).read_text(), clock / 1e6)
+    netlists = [path for path in gateware.glob("*.json") if path.name != NEXTPNR_REPORT]
+    found["resources"]["lut"]["used"] -= sum(count_idle(path.read_text()) for path in netlists)     # free rows are not the design's
     report = {
         "board": soc.NAME, "device": soc.platform.device, "engine": config.name, "configuration": f"{config.hash:08x}",
         "macs_a_cycle": config.peak_macs, "array_clock_mhz": config.array_clock * clock / 1e6, "post_lanes": config.post_lanes,
-        "sys_clk_mhz": clock / 1e6, **read_nextpnr(gateware.read_text(), clock / 1e6),
+        "sys_clk_mhz": clock / 1e6, **found,
         "peak_gmacs_int8": round(peak, 2), "peak_gmacs_w4a8": round(2 * peak, 2), "tools": versions,
     }
     path = Path(output_dir) / REPORT

@@ -63,7 +63,7 @@ def test_free_rows(luts, rows):
     assert netlist.prepare(made, "85k") == (0, 0, rows)
     idle = [cell for cell in made["modules"]["top"]["cells"].values() if cell["type"] == netlist.LOGIC_CELL]
     places = {cell["attributes"]["BEL"] for cell in idle}
-    assert len(idle) == len(places) == rows * 123 * 8
+    assert len(idle) == len(places) == rows * 123 * 8 == netlist.count_idle(json.dumps(made))
     assert not any(re.match(r"X\d+/Y(10|22|34|46|58|70|82)/", place) for place in places), "no logic cells there"
 
 

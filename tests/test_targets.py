@@ -161,18 +161,30 @@ def test_missing_tool_and_hidden_folder(python_folder, tmp_path, monkeypatch):
         ecp5_tools.Tools(tmp_path / "out")
 
 
-@pytest.fixture
-def written(tmp_path):
-    """report.json made from the excerpt of a nextpnr report."""
+def write_report(tmp_path, idle=0):
+    """report.json made from the excerpt of a nextpnr report and a netlist with so many idle cells."""
     class SoC:
         NAME, engine_config, sys_clk_freq = "ecpix5", replace(PRESETS["ecpix5"], gemm_words=2, array_clock=2, post_lanes=4), 75e6
 
         class platform:
             device = "LFE5UM5G-85F-8BG554I"
 
-    (tmp_path / "gateware").mkdir()
+    (tmp_path / "gateware").mkdir(parents=True)
     (tmp_path / "gateware" / report.NEXTPNR_REPORT).write_text(json.dumps(NEXTPNR))
+    if idle:
+        (tmp_path / "gateware" / "top.json").write_text(json.dumps({f"idle_{k}_3_B.K1": {} for k in range(idle)}))
     return report.write(tmp_path, SoC, {"yosys": "Yosys 0.70"})
+
+
+@pytest.fixture
+def written(tmp_path):
+    return write_report(tmp_path)
+
+
+def test_report_leaves_idle_cells_out(tmp_path):
+    lut = lambda path: json.loads(path.read_text())["resources"]["lut"]["used"]
+    all_cells = lut(write_report(tmp_path / "a"))
+    assert lut(write_report(tmp_path / "b", idle=5)) == all_cells - 5
 
 
 def test_report(written):
