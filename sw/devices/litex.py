@@ -13,6 +13,7 @@ from litediffusion.cores import isa
 
 POLL_S = 0.1
 SILENCE_S = 60.0           # longest time without any sign of progress before the host gives up
+TAKE_S = 5             # for the firmware to take a job
 RENEW_S = 3.0              # between two renewals of the claim during a bulk transfer
 PROBE_S = 3.0              # longest wait for the first answer of the bulk transfer
 BULK_BYTES = 1024          # shorter transfers go through litex_server alone
@@ -237,7 +238,10 @@ class LitexDevice(Device):
                            state["error_info"])
 
     def abort(self):
-        """Ask the firmware to stop the job under way."""
+        """Ask the firmware to stop the job under way. One that it has not taken yet is waited for: the command would take its place."""
+        until = time.monotonic() + TAKE_S
+        while self.link.csr_read("mailbox_ev_pending") & 1 and time.monotonic() < until:
+            time.sleep(POLL_S)
         self.link.write_words(MAILBOX_BASE + mailbox.JOB_AT["command"][0], [mailbox.COMMANDS["ABORT"]])
         self.link.csr_write("mailbox_doorbell", 1)
 
