@@ -13,7 +13,7 @@ from litediffusion.cores import isa
 
 POLL_S = 0.1
 SILENCE_S = 60.0           # longest time without any sign of progress before the host gives up
-TAKE_S = 5             # for the firmware to take a job
+TAKE_S = 5.0               # for the firmware to take a job
 RENEW_S = 3.0              # between two renewals of the claim during a bulk transfer
 PROBE_S = 3.0              # longest wait for the first answer of the bulk transfer
 BULK_BYTES = 1024          # shorter transfers go through litex_server alone
