@@ -99,9 +99,7 @@ class DotArray(Module):
         self.sync += [self.swap.eq(self.first), If(self.first, active.eq(~active), filled.eq(~filled))]
         self.banks = [(active, ~active) if n < config.n_lanes // 2 else (~filled, filled) for n in range(config.n_lanes)]
         self.held  = [Signal(config.word_bits, name=f"held{i}", reset_less=True) for i in range(config.gemm_words)]
-        quarter = config.word_bits // 4
-        self.take_words = [[held[at:at + quarter].eq(word[at:at + quarter]) for at in range(0, config.word_bits, quarter)]
-                           for held, word in zip(self.held, self.words)]
+        self.take_words = [held.eq(word) for held, word in zip(self.held, self.words)]
         self.multipliers = []       # RegisteredMultiplier by lane, with array_clock = 2
         self.tiles = [TileMemory(config, n, row, self.banks[n][1]) for n in range(config.n_lanes)]
         self.submodules += self.tiles
@@ -177,7 +175,7 @@ class DotArray(Module):
         inside, xu = Signal(reset_less=True), Signal(reset_less=True)       # of the second half
         # At the edge of a system cycle the next word and its control are taken, half a cycle later that of its second half.
         self.sync.sys2x += [
-            *[If(phase.copy(), *taken) for taken in self.take_words], If(turn, inside.eq(self.inside[-1]), xu.eq(self.xu)),
+            *[If(phase.copy(), taken) for taken in self.take_words], If(turn, inside.eq(self.inside[-1]), xu.eq(self.xu)),
             other.eq(Mux(turn, self.swapped, ~other)),
             counts.eq(Mux(turn, self.inside[0], inside)),
             signed.eq(Mux(turn, self.inside[0] & ~self.xu, inside & ~xu)),

@@ -28,8 +28,8 @@ class SharedMemory(Module):
     Shared port: one access a cycle, of the first client of the list that is ``valid`` (fixed priority: the first
     client is never held off, later ones only while an earlier one asks; ``ready`` may depend on ``valid``).
     A register follows the arbiter: a write (``we`` not 0) changes the half words whose bit of ``we`` is set in the cycle
-    after the grant, a read is answered READ_LATENCY cycles after it with ``rvalid`` and ``dat_r``. Reading a word on one port in the cycle in which the other writes it gives
-    undefined data in block RAM; programs never do so, because tokens order the units.
+    after the grant, a read is answered READ_LATENCY cycles after it with ``rvalid`` and ``dat_r``. Reading a word on one port in
+    the cycle in which the other writes it gives undefined data in block RAM; programs never do so, because tokens order the units.
 
     Each half of a bank is a Memory of its own (no write granularity), in no-change mode: what every FPGA family infers.
 

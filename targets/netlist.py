@@ -26,9 +26,9 @@ CONSTANTS = ("0", "1", "x")
 LOGIC_CELL = "TRELLIS_COMB"
 INPUTS, OUTPUTS = ("A", "B", "C", "D", "M", "F1", "FCI", "FXA", "FXB", "DI0", "DI1", "WD", "WAD0", "WAD1", "WAD2", "WAD3", "WRE", "WCK"), ("F", "FCO", "OFX")
 LOGIC_CELLS_OF = {"LUT4": 1, "CCU2C": 2, RAM: 6}        # a RAM's write side takes a slice as well
-# A device's columns and rows of logic; every twelfth row, from 10 on, has block RAMs and multipliers instead.
-LOGIC = {"85k": (range(2, 125), [row for row in range(2, 94) if row not in range(10, 94, 12)])}
 CELLS_OF_TILE, FIRST, PERIOD = 8, 10, 12
+# A device's columns and rows of logic; every PERIODth row, from FIRST on, has block RAMs and multipliers instead.
+LOGIC = {"85k": (range(2, 125), [row for row in range(2, 94) if row not in range(FIRST, 94, PERIOD)])}
 FREE_ROWS = ((2, 4, 6, 8, 10), (3, 6, 9))       # after each of those; the first choice that leaves enough of the others
 FULL = 0.66                 # share of the cells in the other rows that the design may take
 SETTINGS = {"router2/bbMargin/x": "12", "router2/bbMargin/y": "12"}      # tiles that a net may leave its bounding box by
