@@ -22,7 +22,7 @@ from litediffusion.sw.compiler.scales import choose_scales
 from litediffusion.sw.compiler.tables import quantise_rows, table_rows
 from litediffusion.sw.compiler.tiled_graph import TiledGraph
 from litediffusion.sw.compiler.tiled_program import TiledProgram
-from litediffusion.sw.graph import verify
+from litediffusion.sw.graph import macs, verify
 from litediffusion.sw.graph_builder import GraphBuilder
 from litediffusion.sw.layer_noise import decibel, read_tensor
 from litediffusion.sw.passes import run_passes
@@ -156,8 +156,6 @@ def put(memory, tensor, values):
 
 def check_layer(graph, config=PRESETS["ecpix5"], seed=1):
     """LayerResult of a graph of one layer for normal inputs."""
-    from litediffusion.sw.graph import macs
-
     begin, rng, output = time.monotonic(), np.random.default_rng(seed), graph.output
     inputs = {n.name: rng.standard_normal(n.shape) for n in graph.nodes.values() if n.op == "input"}
     tensors, scales = float_tensors(graph, inputs)

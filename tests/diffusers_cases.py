@@ -5,6 +5,7 @@ import numpy as np
 import torch
 
 from litediffusion.sw.devices.model import ModelDevice
+from litediffusion.sw.devices.rtl import RtlDevice
 from litediffusion.sw.diffusers.folder import StateDict
 from litediffusion.sw.pipeline import compile_model, upload
 from litediffusion.sw.sources import DiTSource, FolderSource, TextSource
@@ -117,6 +118,15 @@ def evaluate_program(device, program, x, step, label=0):
     put_words(device, meta["buffers"]["latent"], x)
     device.run_program(*meta["programs"]["eval"], step=step, label=label)
     return get_words(device, meta["buffers"]["eps"], x.shape)
+
+
+def on_both_devices(program, run):
+    """[run(device)] of the model device and of the RTL, the program uploaded."""
+    outputs = []
+    for device in (ModelDevice(), RtlDevice()):
+        upload(device, program)
+        outputs.append(run(device))
+    return outputs
 
 
 def step_program(device, program, x, step, label=0):

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from diffusers_cases import Loaded, compiled, evaluate_program, float_output, mean_sqnr, unet
+from diffusers_cases import Loaded, compiled, evaluate_program, float_output, mean_sqnr, on_both_devices, unet
 from litediffusion.cores.sampler_model import COEF_FRACTION
 from litediffusion.sw.compiler.items import CompileError
 from litediffusion.sw.devices.model import ModelDevice
-from litediffusion.sw.devices.rtl import RtlDevice
 from litediffusion.sw.diffusers.folder import FolderError, StateDict, open_folder
 from litediffusion.sw.diffusers.scheduler import SchedulerError, scheduler_table
 from litediffusion.sw.diffusers.unet2d import import_unet2d
@@ -113,10 +112,8 @@ def test_any_configuration_is_near_float(config):
 @pytest.mark.parametrize("name", ["default", "odd_parts", "labels_attention", "resnet_resampling"])
 def test_rtl_is_equal_to_the_model_device(name):
     source, program, _ = compiled(make_model(CONFIGS[name]))
-    x, outputs = np.random.default_rng(1).standard_normal(source.shape), []
-    for device in (ModelDevice(), RtlDevice()):
-        upload(device, program)
-        outputs.append(evaluate_program(device, program, x, 1))
+    x = np.random.default_rng(1).standard_normal(source.shape)
+    outputs = on_both_devices(program, lambda device: evaluate_program(device, program, x, 1))
     assert (outputs[0] == outputs[1]).all() and outputs[0].any()
 
 
@@ -261,10 +258,8 @@ def test_sampler_on_noise_levels_is_that_of_diffusers(tmp_path, scheduler, optio
 def test_a_sampler_that_remembers_runs_on_the_rtl():
     """DPM-Solver++: the last prediction goes through DRAM, also for pictures one after the other."""
     source = FolderSource(Loaded(make_model(dict(PLAIN, sample_size=8))))
-    program, results = compile_model(source, steps=4, sampler="dpm++", images=2, tiled=True), []
-    for device in (ModelDevice(), RtlDevice()):
-        upload(device, program)
-        results.append(generate(device, program, [0, 0], [1, 2]))
+    program = compile_model(source, steps=4, sampler="dpm++", images=2, tiled=True)
+    results = on_both_devices(program, lambda device: generate(device, program, [0, 0], [1, 2]))
     assert (results[0].latents == results[1].latents).all() and results[0].pixels.std() > 5
 
 

@@ -6,12 +6,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from diffusers_cases import (LABELS, Loaded, autoencoder, compiled, decode_program, evaluate_program, float_output, mean_sqnr, sqnr,
-                             step_program, text_unet, texts_for)
+from diffusers_cases import (LABELS, Loaded, autoencoder, compiled, decode_program, evaluate_program, float_output, mean_sqnr, on_both_devices,
+                             sqnr, step_program, text_unet, texts_for)
 from litediffusion.cores.config import PRESETS
 from litediffusion.sw.cli.main import app
 from litediffusion.sw.devices.model import ModelDevice
-from litediffusion.sw.devices.rtl import RtlDevice
 from litediffusion.sw.diffusers.folder import StateDict
 from litediffusion.sw.diffusers.unet2d_condition import import_unet2d_condition
 from litediffusion.sw.diffusers.vae import import_decoder
@@ -110,10 +109,8 @@ def test_layer_norm_of_half_a_block():
 @pytest.mark.parametrize("name", ["default", "linear_projection", "odd_widths", "tiny_sdxl"])
 def test_a_step_on_the_rtl_is_the_model_devices(name):
     source, program, _ = compiled(*make(name))
-    x, outputs = np.random.default_rng(1).standard_normal(source.shape), []
-    for device in (ModelDevice(), RtlDevice()):
-        upload(device, program)
-        outputs.append(step_program(device, program, x, 1, 2))
+    x = np.random.default_rng(1).standard_normal(source.shape)
+    outputs = on_both_devices(program, lambda device: step_program(device, program, x, 1, 2))
     assert (outputs[0] == outputs[1]).all() and (outputs[0].std((1, 2, 3)) > 0.01).all() and (outputs[0][1] != x).any()
 
 
@@ -162,11 +159,9 @@ def test_decoded_picture_is_near_float(name):
 
 
 def test_decoder_on_the_rtl():
-    (model, texts), results = tiny(), []
+    model, texts = tiny()
     program = compiled(model, texts, autoencoder(VAE))[1]
-    for device in (ModelDevice(), RtlDevice()):
-        upload(device, program)
-        results.append(generate(device, program, [], [1], texts=texts.picked([0, 1])))
+    results = on_both_devices(program, lambda device: generate(device, program, [], [1], texts=texts.picked([0, 1])))
     assert (results[0].latents == results[1].latents).all()
     assert (results[0].pixels == results[1].pixels).all() and results[0].pixels.std() > 5
 

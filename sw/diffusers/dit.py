@@ -10,7 +10,7 @@ Ref: Peebles and Xie 2023 (adaLN-Zero).
 
 import numpy as np
 
-from litediffusion.sw.diffusers.layers import FEED_FORWARD, DiffusersImport, check_fields, finish_import
+from litediffusion.sw.diffusers.layers import FEED_FORWARD, DiffusersImport, check_fields, chosen_size, finish_import
 from litediffusion.sw.diffusers.unet2d import sinusoids
 from litediffusion.sw.graph import verify
 from litediffusion.sw.graph_builder import UnsupportedLayer
@@ -42,8 +42,7 @@ def checked_config(config):
 
 def latent_size(config, size=None):
     """(height, width) of the latents: ``size``, else the config's sample_size. Raises UnsupportedLayer."""
-    size, patch = size or config["sample_size"], config["patch_size"]
-    height, width = (size, size) if isinstance(size, int) else size
+    (height, width), patch = chosen_size("DiTTransformer2DModel", config, size), config["patch_size"]
     if height % patch or width % patch:
         raise UnsupportedLayer("PatchEmbed", f"latents of {height}x{width}: both must be multiples of the patch, {patch}", "pos_embed")
     return height, width

@@ -73,6 +73,8 @@ class Weights:
     asked for.
     """
 
+    MISSING = ": the file belongs to another config.json"
+
     def __init__(self, files):
         from safetensors import safe_open
 
@@ -91,8 +93,11 @@ class Weights:
 
     def get(self, name):
         if name not in self.where:
-            raise FolderError(f"weight {name} is missing: the file belongs to another config.json")
+            raise FolderError(f"weight {name} is missing{self.MISSING}")
         self.unread.discard(name)
+        return self.read(name)
+
+    def read(self, name):
         return as_float(self.where[name].get_tensor(name))
 
     def shapes(self):
@@ -103,13 +108,12 @@ class Weights:
 class StateDict(Weights):
     """The same of a torch state dict."""
 
+    MISSING = " in the state dict"
+
     def __init__(self, tensors):
         self.where, self.unread = dict(tensors), set(tensors)
 
-    def get(self, name):
-        if name not in self.where:
-            raise FolderError(f"weight {name} is missing in the state dict")
-        self.unread.discard(name)
+    def read(self, name):
         return as_float(self.where[name].detach().cpu())
 
     def shapes(self):
@@ -122,10 +126,7 @@ class Shapes(Weights):
     def __init__(self, shapes):
         self.where, self.unread = dict(shapes), set(shapes)
 
-    def get(self, name):
-        if name not in self.where:
-            raise FolderError(f"weight {name} is missing: the file belongs to another config.json")
-        self.unread.discard(name)
+    def read(self, name):
         return hollow(self.where[name])
 
     def shapes(self):

@@ -17,6 +17,14 @@ def check_fields(what, config, defaults, supported):
     return full
 
 
+def chosen_size(what, config, size):
+    """(height, width): ``size``, one number or two, else the config's sample_size. Raises UnsupportedLayer."""
+    size = size or config["sample_size"]
+    if size is None:
+        raise UnsupportedLayer(what, "the config has no sample_size: give the size of the picture", "")
+    return (size, size) if isinstance(size, int) else size
+
+
 def check_blocks(names, known):
     """Raise UnsupportedLayer for a block that is not among those ``known``."""
     for name in names:

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from litediffusion.sw.diffusers.layers import ACTIVATIONS, DiffusersImport, check_blocks, check_fields, finish_import
+from litediffusion.sw.diffusers.layers import ACTIVATIONS, DiffusersImport, check_blocks, check_fields, chosen_size, finish_import
 from litediffusion.sw.graph import verify
 from litediffusion.sw.graph_builder import UnsupportedLayer
 
@@ -46,10 +46,7 @@ def checked_config(config):
 
 def image_size(config, size=None):
     """(height, width) of the picture: ``size``, else the config's sample_size. Raises UnsupportedLayer."""
-    size = size or config["sample_size"]
-    if size is None:
-        raise UnsupportedLayer("UNet2DModel", "the config has no sample_size: give the size of the picture", "")
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = chosen_size("UNet2DModel", config, size)
     step = 2 ** (len(config["block_out_channels"]) - 1)
     if height % step or width % step:
         raise UnsupportedLayer("UNet2DModel", f"pictures of {height}x{width}: both must be multiples of {step}, or a skip does not fit", "")
