@@ -20,6 +20,8 @@ mul           a, b            -                                       a * b
 cat           a, b, ...       -                                       along C
 attention     q, k, v         heads, keys                             softmax(q k^T / sqrt(d)) v over the first ``keys`` tokens of k and v
 upsample      x               -                                       nearest x2
+
+What has a ``function`` may have ``skew``: its int8 values are skew bytes (isa.SKEW), as products alone read them.
 """
 
 from dataclasses import dataclass, field

@@ -11,6 +11,9 @@ from litediffusion.sw.graph import verify
 from litediffusion.sw.reference import ACT
 
 
+SKEW_FUNCTIONS = ("SILU", "GELU", "RELU")
+
+
 def _drop(graph, name, replacement):
     """Remove a node whose users read ``replacement`` instead."""
     del graph.nodes[name]
@@ -133,7 +136,25 @@ def fuse_act(graph):
             _drop(graph, node.name, producer.name)
 
 
-PASSES = (fold_steps, share_activations, fold_upsample, fold_layer_norm, fuse_operand, fuse_act)
+def _readers(graph, name):
+    """[(node, input)] that read a tensor, through concats."""
+    found = []
+    for user in graph.users(name):
+        found += _readers(graph, user.name) if user.op == "cat" else [(user, i) for i, read in enumerate(user.inputs) if read == name]
+    return found
+
+
+def mark_skew(graph):
+    """``skew`` for the results of functions that are hardly negative and that nothing but products' activations are made of."""
+    values = {node.inputs[2] for node in graph.nodes.values() if node.op == "attention"}
+    product = lambda user, i: user.op == "conv" and i == 0 and user.name not in values
+    for node in graph.nodes.values():
+        if node.attrs.get("function") in SKEW_FUNCTIONS and node.name != graph.output:
+            readers = _readers(graph, node.name)
+            node.attrs["skew"] = bool(readers) and all(product(*reader) for reader in readers)
+
+
+PASSES = (fold_steps, share_activations, fold_upsample, fold_layer_norm, fuse_operand, fuse_act, mark_skew)
 
 
 def run_passes(graph):

@@ -43,10 +43,10 @@ def _layer_norm(attrs, x):
 
 def _combine(node, y, others, watch):
     """A conv's result with its second operand."""
-    if node.attrs.get("times"):
-        watch(f"{node.name}.factor", y)
-        return y * others[0]
-    return y + others[0] if others else y
+    if not others:
+        return y
+    watch(f"{node.name}.own", y)
+    return y * others[0] if node.attrs.get("times") else y + others[0]
 
 
 def _node(node, args, step, labels, x, cache, watch):
@@ -85,7 +85,7 @@ def _node(node, args, step, labels, x, cache, watch):
 def evaluate(graph, x, step, labels, watch=None, cache=None):
     """Output [B, C, H, W] float32 of the graph at sampler step ``step`` (an index, not a timestep).
 
-    x [B, C, H, W], labels [B]. ``watch(name, tensor)`` sees every tensor, and as "name.factor" what a conv multiplies by its
+    x [B, C, H, W], labels [B]. ``watch(name, tensor)`` sees every tensor, and as "name.own" a conv's result before its
     second operand. ``cache`` (a dict) keeps converted weights.
     """
     cache, watch = {} if cache is None else cache, watch or (lambda name, tensor: None)

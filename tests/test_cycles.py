@@ -48,7 +48,7 @@ LAYERS = {
     "stride": lambda p, x: p.conv("y", [x], {**weight(64, 64, 3), "stride": 2}, SCALE),
     "upsampled": lambda p, x: p.conv("y", [x], {**weight(32, 64, 3), "up": True}, SCALE),
     "residual": lambda p, x: p.conv("y", [x], weight(64, 64, 3), SCALE, operand=x),
-    "product": lambda p, x: p.conv("y", [x], weight(64, 64, 1), SCALE, operand=x, s_factor=SCALE),
+    "product": lambda p, x: p.conv("y", [x], {**weight(64, 64, 1), "times": True}, SCALE, operand=x, s_own=SCALE),
     "two_parts": two_parts,
     "norm_and_conv": normed,
     "norm": lambda p, x: (p.statistics(x, x.stat), p.normalise(x, (NORM, SCALE), "y")),

@@ -31,7 +31,7 @@ def weight_bits(graph, bits):
 
 def tensor_places(low, spill):
     """{layer: where its int8 tensor is after it, its shape and scales} of a lowering with tensors in DRAM."""
-    return {name: {"at": t.at + (spill if t.spilled else 0), "shape": list(t.shape), "scale": [float(s) for s in t.scale]}
+    return {name: {"at": t.at + (spill if t.spilled else 0), "shape": list(t.shape), "scale": [float(s) for s in t.scale], "skew": t.skew, "fine": t.fine}
             for name, t in getattr(low, "places", {}).items()}
 
 

@@ -4,30 +4,26 @@ A ``TiledProgram`` is told its layers one after the other; each takes and gives 
 an image and, run one after the other, the engine's statistics records.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from litediffusion.cores import isa
 from litediffusion.sw.compiler.assemble import assemble, resources_of
 from litediffusion.sw.compiler.image import Image
 from litediffusion.sw.compiler.items import CompileError, odd_plane
-from litediffusion.sw.compiler.records import RECORD, latent_records, layer_norm_records, norm_records
+from litediffusion.sw.compiler.lower_conv import out_kind, src_kind
+from litediffusion.sw.compiler.records import latent_records, layer_norm_records, norm_records, rounding_record
 from litediffusion.sw.compiler.scales import EPS_SCALE
-from litediffusion.sw.compiler.state import State, Tensor
+from litediffusion.sw.compiler.state import State
 from litediffusion.sw.compiler.tiled_attention import TiledAttention, as_tokens, transposed_values
 from litediffusion.sw.compiler.tile_plan import balanced
 from litediffusion.sw.compiler.tiled_conv import ConvWeights, TiledConv
-from litediffusion.sw.compiler.tiles import DramTensor, move
+from litediffusion.sw.compiler.tiles import DramTensor, Prepared, move
 from litediffusion.sw.graph import Graph, Node, conv_shape
 
 PASS_SLOTS = 4           # blocks on chip in a pass over a tensor
 TOKEN_SLOTS = 2          # groups of tokens on chip in a pass over all channels
-
-
-def identity_record():
-    """POST's record for out = source."""
-    record = np.zeros((1, 1), RECORD)
-    record["mult"], record["omult"] = 1, 1
-    return record
 
 
 class TiledProgram:
@@ -41,9 +37,9 @@ class TiledProgram:
         """A scale, one for all steps or one a step, as [steps]."""
         return np.broadcast_to(np.asarray(scale, float), (self.steps,))
 
-    def tensor(self, name, shape, scale, stat=-1):
+    def tensor(self, name, shape, scale, stat=-1, skew=False, fine=0):
         """A DramTensor in the image, its content up to the caller."""
-        tensor = DramTensor(name, tuple(shape), 0, self.by_step(scale), stat)
+        tensor = DramTensor(name, tuple(shape), 0, self.by_step(scale), stat, skew=skew, fine=fine)
         tensor.at = self.space(tensor)
         return tensor
 
@@ -68,13 +64,14 @@ class TiledProgram:
             move(self.state, "STORE", out, block, first, on_chip)
         return out
 
-    def conv(self, name, sources, attrs, scale=None, *, norm=None, operand=None, s_factor=None, bits=8, stat=-1):
+    def conv(self, name, sources, attrs, scale=None, *, norm=None, operand=None, s_own=None, bits=8, stat=-1, fine=0):
         """A convolution of the channels of ``sources`` together; its output tensor.
 
         attrs : of a conv node (weight, bias, stride, pad ...), the weight with 16 input channels for every block of every source;
         scale : of the output, None: the network's int16 output; norm : (attrs of a norm node, scale of the normalised input),
-        whose statistics are in the sources' records; operand : tensor to add, or with s_factor (the scale of the convolution's own
-        result) to multiply by; stat : first record for the output's statistics.
+        whose statistics are in the sources' records; operand : tensor to add, or, where attrs has ``times``, to multiply by; s_own : then, and if
+        the operand is wide, the scale of the convolution's own result; stat : first record for the output's statistics; fine : above 0:
+        a wide output with so many bits below a byte's unit.
         """
         self.state.begin(name)
         shape = (attrs["weight"].shape[1],) + tuple(sources[0].shape[1:])
@@ -85,12 +82,12 @@ class TiledProgram:
         final = scale is None
         if final and node.shape[0] > 8:
             raise CompileError(f"layer {name}: {node.shape[0]} output channels, the limit of an int16 output is 8")
-        out = self.final_tensor(name, node.shape) if final else self.tensor(name, node.shape, scale, stat)
+        out = self.final_tensor(name, node.shape) if final else self.tensor(name, node.shape, scale, stat, bool(attrs.get("skew")), fine)
         prepared = self.prepare_norm(name, sources, *norm) if norm else None
         w4 = bits == 4 and not final
         weights = ConvWeights(self.state, self.image, node, w4)
-        factor = None if s_factor is None else self.by_step(s_factor)
-        TiledConv(self.state, node, sources, out, weights, prepared, operand, w4, final, factor).run()
+        own = None if s_own is None else self.by_step(s_own)
+        TiledConv(self.state, node, sources, out, weights, prepared, operand, w4, final, own, bool(attrs.get("times"))).run()
         return out
 
     def one_scale(self, name, sources, weight):
@@ -106,7 +103,7 @@ class TiledProgram:
         return self.tensor(name, shape, EPS_SCALE)
 
     def prepare_norm(self, name, sources, attrs, scale):
-        """NORM from the statistics of all sources: (params, function, scale [steps])."""
+        """NORM from the statistics of all sources: Prepared."""
         channels, scale = [s.shape[0] for s in sources], self.by_step(scale)
         node = Node(name, "norm", [], (sum(channels),) + tuple(sources[0].shape[1:]), attrs)
         if min(s.stat for s in sources) < 0:
@@ -119,7 +116,7 @@ class TiledProgram:
         else:
             self.check_joined(node, sources, size)
             pieces = [(0, node.shape[0], sources[0])]
-        records = [norm_records(node, first, count, s.scale, scale, sources[0].pixels, name) for first, count, s in pieces]
+        records = [norm_records(node, first, count, s.unit, scale, sources[0].pixels, name, s.fine) for first, count, s in pieces]
         # Two records for every block, so that the records of a part begin at its first block.
         records = [np.pad(r, ((0, 0), (0, r.shape[1] % 2))) for r in records]
         params, at = self.state.params(np.concatenate(records, axis=1)), 0
@@ -127,34 +124,35 @@ class TiledProgram:
             self.state.emit("NORM", dict(ngroups=count // size, gsize=size, count=size * sources[0].pixels, stat_rec=source.stat),
                             needs={"p": (params, at), "pd": (params, at)})
             at += record.shape[1]
-        return params, attrs.get("function"), scale
+        return Prepared(params, attrs.get("function"), scale, bool(attrs.get("skew")))
 
     def check_joined(self, node, sources, size):
         """Parts that share a group of channels must lie side by side and have one scale. Raises CompileError."""
-        if any((s.scale != sources[0].scale).any() for s in sources) or any(s.shape[0] % 16 for s in sources[:-1]):
+        if any((s.scale != sources[0].scale).any() or s.fine != sources[0].fine for s in sources) or any(s.shape[0] % 16 for s in sources[:-1]):
             raise CompileError(f"layer {node.name}: groups of {size} channels cross the borders of parts of "
                                f"{[s.shape[0] for s in sources]} channels; then all parts but the last must be multiples of 16, with one scale")
 
     def statistics(self, tensor, stat):
         """One pass over a tensor for statistics that its producer could not keep until now (a skip connection's)."""
         self.state.begin(f"{tensor.name}.statistics")
-        params = self.state.params(identity_record())
+        params = self.state.params(rounding_record(0))
         for block, on_chip, first, groups in self.blocks(tensor):
-            self.state.emit("POST", dict(n0=1, n1=groups, n2=on_chip.pixels, src=isa.SRC["INT8"], a=on_chip.hword(0), as1=1,
-                                         as2=2, dst=isa.DST["NONE"], stat=1, stat_acc=int(first > 0), stat_rec=stat + 2 * block),
+            self.state.emit("POST", dict(n0=1, n1=groups, n2=on_chip.pixels, src=src_kind(on_chip), a=on_chip.hword(0),
+                                         as1=on_chip.strides[1], as2=2, dst=isa.DST["NONE"], out=isa.OUT["INT16"], stat=1, stat_acc=int(first > 0), stat_rec=stat + 2 * block),
                             on_chip.region(), needs={"p": (params, 0)})
 
     def normalise(self, tensor, norm, name):
         """The normalised tensor itself, for several readers."""
         self.state.begin(name)
-        params, function, scale = self.prepare_norm(name, [tensor], *norm)
-        out = self.tensor(name, tensor.shape, scale)
+        prepared = self.prepare_norm(name, [tensor], *norm)
+        out = self.tensor(name, tensor.shape, prepared.scale, skew=prepared.skew)
         for block, on_chip, first, groups in self.blocks(tensor):
-            place = on_chip.hword(0)
-            self.state.emit("POST", dict(n0=1, n1=groups, n2=on_chip.pixels, a=place, as1=1, as2=2, d=place, ds1=1, ds2=2, ps1=1,
-                                         src=isa.SRC["INT8"], dst=isa.DST["SPM"], act=isa.ACT[function] if function else 0),
-                            on_chip.region(), on_chip.region(), {"p": (params, 2 * block)})
-            move(self.state, "STORE", out, block, first, on_chip)
+            place, made = on_chip.hword(0), replace(on_chip, skew=prepared.skew, wide=False)
+            self.state.emit("POST", dict(n0=1, n1=groups, n2=on_chip.pixels, a=place, as1=on_chip.strides[1], as2=2, d=place, ds1=1,
+                                         ds2=2, ps1=1, src=src_kind(on_chip), dst=isa.DST["SPM"], act=isa.ACT[prepared.function] if prepared.function else 0,
+                                         out=out_kind(made)),
+                            on_chip.region(), on_chip.region(), {"p": (prepared.params, 2 * block)})
+            move(self.state, "STORE", out, block, first, made)
         return out
 
     def layer_norm(self, tensor, eps, scale, name):
@@ -162,18 +160,19 @@ class TiledProgram:
         self.state.begin(name)
         scale = self.by_step(scale)
         out, c = self.tensor(name, tensor.shape, scale), tensor.shape[0]
-        params, plain = self.state.params(layer_norm_records(eps, c, tensor.scale, scale)), self.state.params(identity_record())
+        params, plain = self.state.params(layer_norm_records(eps, c, tensor.unit, scale, tensor.fine)), self.state.params(rounding_record(0))
         for first, on_chip in self.token_tiles(as_tokens(tensor)):
             count = on_chip.pixels
             row = self.state.rows(count)
             records, place = [("ROW", row, row + count)], on_chip.hword(0)
-            loops = dict(n0=count, n1=on_chip.blocks, n2=2, src=isa.SRC["INT8"], a=place, as0=2, as1=2 * on_chip.plane, as2=1, row=row,
-                         row_loop=2)
-            self.state.emit("POST", dict(loops, dst=isa.DST["NONE"], rowstat=1), on_chip.region(), records, {"p": (plain, 0)})
+            block, half = on_chip.strides
+            made = replace(on_chip, wide=False)
+            loops = dict(n0=count, n1=on_chip.blocks, n2=2, src=src_kind(on_chip), a=place, as0=2, as1=block, as2=half, row=row, row_loop=2)
+            self.state.emit("POST", dict(loops, dst=isa.DST["NONE"], out=isa.OUT["INT16"], rowstat=1), on_chip.region(), records, {"p": (plain, 0)})
             self.state.emit("NORM", dict(rows=1, ngroups=count, count=c, row=row), records, records, {"p": (params, 0)})
             self.state.emit("POST", dict(loops, dst=isa.DST["SPM"], d=place, ds0=2, ds1=2 * on_chip.plane, ds2=1, row_m=1, row_o=1),
                             on_chip.region() + records, on_chip.region(), {"p": (params, 0)})
-            move(self.state, "STORE", as_tokens(out), 0, first, on_chip)
+            move(self.state, "STORE", as_tokens(out), 0, first, made)
         return out
 
     def copy(self, tensor, name):
@@ -187,28 +186,29 @@ class TiledProgram:
     def token_tiles(self, tensor):
         """Bring a tensor of tokens by, all channels of some at a time: (first token, Tensor on chip)."""
         config = self.config
-        most = min(config.row_words, config.spm_words // tensor.blocks - 1) // TOKEN_SLOTS
+        most = min(config.row_words, config.spm_words // (tensor.blocks * tensor.words) - 1) // TOKEN_SLOTS
         if most < 1:
             raise CompileError(f"layer {tensor.name}: {TOKEN_SLOTS} pixels of {tensor.shape[0]} channels exceed {config.spm_words} words of "
                                "scratchpad: use a larger configuration")
         tiles = balanced(tensor.pixels, most)
-        slot = tensor.blocks * odd_plane(tiles[0][1])
+        slot = tensor.blocks * tensor.words * odd_plane(tiles[0][1])
         for number, (first, count) in enumerate(tiles):
-            on_chip = Tensor(tensor.name, (tensor.shape[0], count, 1), number % TOKEN_SLOTS * slot)
+            on_chip = tensor.piece(tensor.blocks, count, number % TOKEN_SLOTS * slot)
             move(self.state, "LOAD", tensor, 0, first, on_chip)
             yield first, on_chip
 
     def blocks(self, tensor):
         """Bring a tensor by, some rows of a block at a time: (block, Tensor on chip, first row, groups of 8 channels)."""
         _, h, w = tensor.shape
-        rows = min(h, self.config.spm_words // (PASS_SLOTS * w))
+        size = 2 * (w + 1) if tensor.fine else w
+        rows = min(h, self.config.spm_words // (PASS_SLOTS * size))
         if rows == 0:
             raise CompileError(f"layer {tensor.name}: {PASS_SLOTS} rows of {w} pixels exceed {self.config.spm_words} words of "
                                "scratchpad: use a larger configuration")
         slot = 0
         for block in range(tensor.blocks):
             for first in range(0, h, rows):
-                on_chip = Tensor(tensor.name, (16, min(rows, h - first), w), slot * rows * w)
+                on_chip = tensor.piece(1, min(rows, h - first), slot * rows * size)
                 slot = (slot + 1) % PASS_SLOTS
                 move(self.state, "LOAD", tensor, block, first, on_chip)
                 yield block, on_chip, first, min(2, -(-tensor.shape[0] // 8) - 2 * block)
