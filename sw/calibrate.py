@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from litediffusion.cores.isa import SKEW
-from litediffusion.sw.reference import evaluate
+from litediffusion.sw.reference import OWN, evaluate
 
 FRACTIONS = np.array([1.0, 0.95, 0.9, 0.85, 0.8, 0.72, 0.64, 0.56, 0.48])   # candidate clips, of the largest value
 SAMPLES = 40_000                                                             # values looked at for the choice
@@ -43,7 +43,7 @@ def limits_of(graph, name):
 
 def unit_ranges(graph, steps):
     """Ranges of 1 for every tensor: for programs that are only looked at."""
-    names = [*graph.nodes, *(f"{n.name}.own" for n in graph.nodes.values() if n.op == "conv" and len(n.inputs) > 1)]
+    names = [*graph.nodes, *(n.name + OWN for n in graph.nodes.values() if n.op == "conv" and len(n.inputs) > 1)]
     return {name: np.ones(steps) for name in names}
 
 

@@ -60,6 +60,13 @@ class Graph:
         """Nodes that read a tensor."""
         return [n for n in self.nodes.values() if name in n.inputs]
 
+    def readers(self, name):
+        """[(node, input)] that read a tensor, through concats."""
+        found = []
+        for user in self.users(name):
+            found += self.readers(user.name) if user.op == "cat" else [(user, i) for i, read in enumerate(user.inputs) if read == name]
+        return found
+
     def shape(self, name):
         return self.nodes[name].shape
 

@@ -136,21 +136,13 @@ def fuse_act(graph):
             _drop(graph, node.name, producer.name)
 
 
-def _readers(graph, name):
-    """[(node, input)] that read a tensor, through concats."""
-    found = []
-    for user in graph.users(name):
-        found += _readers(graph, user.name) if user.op == "cat" else [(user, i) for i, read in enumerate(user.inputs) if read == name]
-    return found
-
-
 def mark_skew(graph):
     """``skew`` for the results of functions that are hardly negative and that nothing but products' activations are made of."""
     values = {node.inputs[2] for node in graph.nodes.values() if node.op == "attention"}
     product = lambda user, i: user.op == "conv" and i == 0 and user.name not in values
     for node in graph.nodes.values():
         if node.attrs.get("function") in SKEW_FUNCTIONS and node.name != graph.output:
-            readers = _readers(graph, node.name)
+            readers = graph.readers(node.name)
             node.attrs["skew"] = bool(readers) and all(product(*reader) for reader in readers)
 
 

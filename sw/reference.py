@@ -4,6 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+OWN = ".own"             # behind a conv's name: its result before its second operand
 ACT = {"SILU": F.silu, "RELU": F.relu, "GELU": F.gelu, "TANH": torch.tanh}
 
 
@@ -45,7 +46,7 @@ def _combine(node, y, others, watch):
     """A conv's result with its second operand."""
     if not others:
         return y
-    watch(f"{node.name}.own", y)
+    watch(node.name + OWN, y)
     return y * others[0] if node.attrs.get("times") else y + others[0]
 
 
@@ -85,7 +86,7 @@ def _node(node, args, step, labels, x, cache, watch):
 def evaluate(graph, x, step, labels, watch=None, cache=None):
     """Output [B, C, H, W] float32 of the graph at sampler step ``step`` (an index, not a timestep).
 
-    x [B, C, H, W], labels [B]. ``watch(name, tensor)`` sees every tensor, and as "name.own" a conv's result before its
+    x [B, C, H, W], labels [B]. ``watch(name, tensor)`` sees every tensor, and as "name.own" (OWN) a conv's result before its
     second operand. ``cache`` (a dict) keeps converted weights.
     """
     cache, watch = {} if cache is None else cache, watch or (lambda name, tensor: None)

@@ -4,14 +4,14 @@ from typing import Annotated, Optional
 
 import typer
 
-from litediffusion.sw.cli.build import STEPS, WINDOW, Bits, Json, Model, NullLabel, Size, Steps, Texts, Weights, Window
+from litediffusion.sw.cli.build import STEPS, WINDOW, Bits, Json, Model, Narrow, NullLabel, Size, Steps, Texts, Weights, Window
 from litediffusion.sw.cli.common import friendly_errors, load_program, print_json
 
 TargetName = Annotated[str, typer.Option(help="board, by the name of its target")]
 Guided = Annotated[Optional[float], typer.Option(help="guidance scale; not 1: two evaluations a step (default: the model's)")]
 
 
-def looked_at(source, steps, bits, guidance, window, config):
+def looked_at(source, steps, bits, guidance, window, config, narrow=False):
     """(Program, graph, decoder) of a source with all ranges 1."""
     from litediffusion.sw.calibrate import unit_ranges
     from litediffusion.sw.pipeline import compile_model, import_decoder, import_model
@@ -20,7 +20,7 @@ def looked_at(source, steps, bits, guidance, window, config):
     decoder = import_decoder(source)
     ranges = unit_ranges(graph, steps) | (unit_ranges(decoder, 1) if decoder else {})
     program = compile_model(source, steps=steps, bits=bits, guidance=guidance, ranges=ranges, window_size=window << 20, config=config,
-                            imported=(graph, table, decoder))
+                            imported=(graph, table, decoder), wide=not narrow)
     return program, graph, decoder
 
 
@@ -37,14 +37,14 @@ def layer_rows(graph, decoder, report):
 
 
 def check(model: Model = "digits", steps: Steps = STEPS, bits: Bits = 8, weights: Weights = None, size: Size = None, texts: Texts = None,
-          null_label: NullLabel = None, target: TargetName = "ecpix5", window: Window = WINDOW, json: Json = False):
+          null_label: NullLabel = None, target: TargetName = "ecpix5", window: Window = WINDOW, narrow: Narrow = False, json: Json = False):
     """Say what would run on a board: layers, MACs, weights, memory and predicted time; name what cannot. Builds nothing."""
     with friendly_errors():
         from litediffusion.sw.estimate import picture_cost, target_of
         from litediffusion.sw.sources import load_model
 
         source, board = load_model(model, weights, size, null_label, texts), target_of(target)
-        program, graph, decoder = looked_at(source, steps, bits, None, window, board.config)
+        program, graph, decoder = looked_at(source, steps, bits, None, window, board.config, narrow)
         cost = picture_cost(program, board)
         layers = layer_rows(graph, decoder, cost)
         report = {"model": source.name, "runs": True, "shape": list(source.shape), "macs": sum(cost_of["macs"] for cost_of in layers),
@@ -61,7 +61,8 @@ def check(model: Model = "digits", steps: Steps = STEPS, bits: Bits = 8, weights
 
 
 def estimate(model: Model = "digits", target: TargetName = "ecpix5", steps: Steps = STEPS, bits: Bits = 8, guidance: Guided = None,
-             weights: Weights = None, size: Size = None, texts: Texts = None, null_label: NullLabel = None, window: Window = WINDOW, json: Json = False):
+             weights: Weights = None, size: Size = None, texts: Texts = None, null_label: NullLabel = None, window: Window = WINDOW,
+             narrow: Narrow = False, json: Json = False):
     """Predict cycles, DRAM bytes, time and energy of a step and a picture on a board, from the program alone. MODEL may be a .ldp file."""
     with friendly_errors():
         from litediffusion.sw.estimate import picture_cost, target_of
@@ -71,7 +72,7 @@ def estimate(model: Model = "digits", target: TargetName = "ecpix5", steps: Step
         if model.endswith(".ldp"):
             program = load_program(model)
         else:
-            program = looked_at(load_model(model, weights, size, null_label, texts), steps, bits, guidance, window, board.config)[0]
+            program = looked_at(load_model(model, weights, size, null_label, texts), steps, bits, guidance, window, board.config, narrow)[0]
         report = picture_cost(program, board)
     if json:
         return print_json(report)

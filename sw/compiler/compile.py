@@ -1,5 +1,7 @@
 """The compiler's driver: graph + ranges -> Program (image, four programs, meta data)."""
 
+from functools import partial
+
 from litediffusion.cores import isa
 from litediffusion.soc.mailbox import MAX_BATCH
 from litediffusion.soc.memory_map import SELFTEST_BYTES, WINDOW_SIZE
@@ -13,6 +15,7 @@ from litediffusion.sw.compiler.tiled_graph import TiledGraph
 from litediffusion.sw.container import Program
 from litediffusion.sw.graph import macs
 from litediffusion.sw.quantise import four_bit_candidates
+from litediffusion.sw.reference import OWN
 
 NAMES = ("init", "eval", "update", "finish")
 
@@ -62,22 +65,27 @@ def check_resident(graph):
             raise CompileError(f"layer {node.name} ({node.path}): compiled only with activations in DRAM")
 
 
+def ranges_of(graph, ranges):
+    """Those of a calibration's ranges that belong to a graph."""
+    return {name: r for name, r in ranges.items() if name.removesuffix(OWN) in graph.nodes}
+
+
 def lower_resident(config, graph, ranges, per_step, bits, steps, image, buffers):
     """The evaluation with activations on chip while they fit."""
     check_resident(graph)
     return GraphLowering(config, graph, choose_scales(graph, ranges, per_step), bits, steps, image, buffers).run()
 
 
-def lower_tiled(config, graph, ranges, per_step, bits, steps, image, buffers):
+def lower_tiled(config, graph, ranges, per_step, bits, steps, image, buffers, wide):
     """The evaluation with activations in DRAM."""
-    return TiledGraph(config, graph, choose_scales(graph, ranges, per_step, split=True), bits, steps, image, buffers).run()
+    return TiledGraph(config, graph, choose_scales(graph, ranges, per_step, split=True), bits, steps, image, buffers, wide).run()
 
 
-def lower_decoder(config, decoder, ranges, bits, image, buffers):
+def lower_decoder(config, decoder, ranges, bits, image, buffers, wide):
     """What makes a picture of the latents after the last step, with activations in DRAM."""
-    scales = choose_scales(decoder, {name: ranges[name] for name in decoder.nodes}, False, split=True)
+    scales = choose_scales(decoder, ranges, False, split=True)
     ends = {"latent": buffers["latent"], "eps": buffers["result"], "eps_stride": 0}
-    return TiledGraph(config, decoder, scales, bits, 1, image, ends).run()
+    return TiledGraph(config, decoder, scales, bits, 1, image, ends, wide).run()
 
 
 def finish_program(config, buffers, pixels, decoder):
@@ -89,7 +97,7 @@ def finish_program(config, buffers, pixels, decoder):
 
 
 def compile_graph(graph, config, table, ranges, *, bits=None, per_step=True, null_label=0, labels=1, guidance=1.0, name="model",
-                  batch=MAX_BATCH, tiled=False, window_size=WINDOW_SIZE, decoder=None, text=None):
+                  batch=MAX_BATCH, tiled=False, window_size=WINDOW_SIZE, decoder=None, text=None, wide=True):
     """Compile a graph (after the passes) into a Program.
 
     Parameters
@@ -99,7 +107,8 @@ def compile_graph(graph, config, table, ranges, *, bits=None, per_step=True, nul
     null_label, labels : label of the unconditional evaluation, number of labels that a user may ask for.
     tiled : activations lie in DRAM and pass by in tiles, instead of on chip while they fit: for larger networks.
     window_size : bytes of DRAM that the engine may use.
-    decoder : Graph of what makes a picture of the last latents, or None; text : meta data of a model that takes prompts.
+    decoder : Graph of what makes a picture of the last latents, or None; text : meta data of a model that takes prompts;
+    wide : with activations in DRAM, what norms and sums read has 16 bits (wide.py).
     """
     bits, steps = bits or {}, len(table)
     shape = next(n.shape for n in graph.nodes.values() if n.op == "input")
@@ -109,10 +118,9 @@ def compile_graph(graph, config, table, ranges, *, bits=None, per_step=True, nul
     batch = min(batch, labels - 1) if text else batch
     image = Image(steps)
     buffers = buffers_of(image, words, pixels, steps, batch, decoder is not None)
-    lowering = lower_tiled if tiled else lower_resident
-    network = {name: r for name, r in ranges.items() if decoder is None or name not in decoder.nodes}
-    low = lowering(config, graph, network, per_step, bits, steps, image, buffers)
-    decoding = decoder and lower_decoder(config, decoder, ranges, bits, image, buffers)
+    lowering = partial(lower_tiled, wide=wide) if tiled else lower_resident
+    low = lowering(config, graph, ranges_of(graph, ranges), per_step, bits, steps, image, buffers)
+    decoding = decoder and lower_decoder(config, decoder, ranges_of(decoder, ranges), bits, image, buffers, wide)
     finish, finish_layers = finish_program(config, buffers, pixels, decoding)
     items = {"init": init_items(config, buffers, words, shape[0], table), "eval": low.items,
              "update": update_items(config, buffers, words, shape[0], table), "finish": finish}

@@ -77,9 +77,8 @@ class TiledConv:
         self.vector = self.load_vector() if operand and operand.pixels == 1 else None
         self.spare = self.vector.words if self.vector else 0
         parts = tuple(s.blocks for s in sources)
-        layer = Layer(node, parts, (16 * sum(parts),) + tuple(sources[0].shape[1:]), w4,
-                                                   norm is not None, operand is not None and not self.vector, self.spare,
-                                                   any(s.fine for s in sources), out.fine > 0, self.wide_sum)
+        layer = Layer(node, parts, (16 * sum(parts),) + tuple(sources[0].shape[1:]), w4, norm is not None,
+                      operand is not None and not self.vector, self.spare, any(s.fine for s in sources), out.fine > 0, self.wide_sum)
         self.plan = plan_tiles(state.config, layer)
         self.params = state.params(self.records())
         self.sum_params = state.params(self.sum_records()) if self.wide_sum else None

@@ -16,6 +16,7 @@ from litediffusion.sw.compiler.tiled_attention import TiledAttention, transposed
 from litediffusion.sw.compiler.tiled_program import TiledProgram
 from litediffusion.sw.compiler.tiles import DramTensor
 from litediffusion.sw.compiler.wide import wide_tensors
+from litediffusion.sw.reference import OWN
 
 
 def fill_heads(array, heads, axis):
@@ -182,7 +183,7 @@ class TiledGraph(TiledProgram):
         operand = self.tensors[node.inputs[1]] if len(node.inputs) > 1 else None
         bits = self.bits.get(node.name, 8)
         out = self.conv(node.name, sources, attrs, None if final else self.scales[node.name], norm=norm_of, operand=operand, bits=bits,
-                        s_own=self.scales.get(f"{node.name}.own"), stat=-1 if final else self.stats.kept(node.name),
+                        s_own=self.scales.get(node.name + OWN, self.scales[node.name]), stat=-1 if final else self.stats.kept(node.name),
                         fine=self.fine.get(node.name, 0))
         if norm:
             self.stats.done(norm.name)

@@ -5,6 +5,8 @@ a product that reads one has POST round it on its way into the scratchpad. Round
 residual connections, and a norm sees its input before it is rounded.
 """
 
+from litediffusion.sw.compiler.scales import crosses
+
 FINE_BITS = 4            # most bits below a byte's unit
 SUM_BITS = 15            # 2 * fine + log2(pixels): leaves a factor 2 of amplitude below the limit of the sums of squares
 
@@ -14,29 +16,15 @@ def fine_bits(pixels):
     return max(0, min(FINE_BITS, (SUM_BITS - (pixels - 1).bit_length()) // 2))
 
 
-def _readers(graph, name):
-    """[(node, input)] that read a tensor, through concats."""
-    found = []
-    for user in graph.users(name):
-        found += _readers(graph, user.name) if user.op == "cat" else [(user, i) for i, read in enumerate(user.inputs) if read == name]
-    return found
-
-
 def _able(graph, node, bytes_only):
     """True if a node's result may be wide and one of its readers gains by it."""
     made = node.op in ("conv", "add") and not node.attrs.get("function") and not node.attrs.get("times")
     if not made or node.name == graph.output or node.name in bytes_only or node.shape[1:] == (1, 1):
         return False
-    readers = _readers(graph, node.name)
+    readers = graph.readers(node.name)
     known = all(user.op in ("norm", "layer_norm") or (user.op in ("conv", "add", "upsample") and not (user.attrs.get("times") and i))
                 and not (user.name == graph.output and i) for user, i in readers)
     return known and any(user.op in ("norm", "layer_norm") or i for user, i in readers)
-
-
-def _crosses(graph, norm):
-    """True if groups of a norm lie in several parts of its input, which then must be alike."""
-    size = norm.shape[0] // norm.attrs["groups"]
-    return any(graph.shape(s)[0] % size for s in graph.sources(norm.inputs[0]))
 
 
 def wide_tensors(graph):
@@ -46,8 +34,8 @@ def wide_tensors(graph):
     bytes_only = {name for node in attention for name in (*node.inputs, graph.nodes[node.inputs[2]].inputs[0])}
     fine = {node.name: fine_bits(node.shape[1] * node.shape[2]) for node in graph.nodes.values() if _able(graph, node, bytes_only)}
     fine = {name: bits for name, bits in fine.items() if bits}
-    for norm in [node for node in graph.nodes.values() if node.op == "norm" and _crosses(graph, node)]:
-        sources = graph.sources(norm.inputs[0])
+    for norm in [node for node in graph.nodes.values() if node.op == "norm" and crosses(graph, node)]:
+        sources = graph.sources(norm.inputs[0])                # must be alike
         if not all(name in fine for name in sources):
             fine = {name: bits for name, bits in fine.items() if name not in sources}
     return fine
