@@ -280,6 +280,23 @@ def test_padding_after_the_last_row():
     assert np.abs(evaluate(verify(graph), x, 0, [0]).numpy() - want.numpy()).max() < 1e-5
 
 
+@pytest.mark.parametrize("fine", [0, 3])
+def test_layer_norm_takes_its_own_channels_alone(fine):
+    """40 channels are two and a half blocks; the other half of the third one is not theirs, and not zero."""
+    program, rng = TiledProgram(SMALL), np.random.default_rng(fine)
+    x = program.tensor("x", (40, 4, 4), SCALE, fine=fine)
+    out = program.layer_norm(x, 1e-6, SCALE, "n")
+    code, values = program.finish(), noise(rng, (48, 4, 4), fine)
+    image = program.image.finish()
+    values[40:] += 50
+    put(image, x, values)
+    machine = Machine(program.config, image)
+    machine.run(*code)
+    real = torch.tensor(values[:40] * x.unit[0])
+    want = F.layer_norm(real.movedim(0, -1), (40,), eps=1e-6).movedim(-1, 0).numpy()
+    assert sqnr_db(want, get(machine.dram[0], out) * SCALE) > 38.0
+
+
 def test_pieces_are_balanced():
     assert balanced(16, 7) == [(0, 6), (6, 6), (12, 4)] and balanced(8, 8) == [(0, 8)] and balanced(5, 1)[-1] == (4, 1)
 

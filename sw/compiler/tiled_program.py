@@ -13,7 +13,7 @@ from litediffusion.sw.compiler.assemble import assemble, resources_of
 from litediffusion.sw.compiler.image import Image
 from litediffusion.sw.compiler.items import CompileError, odd_plane
 from litediffusion.sw.compiler.lower_conv import out_kind, src_kind
-from litediffusion.sw.compiler.records import latent_records, layer_norm_records, norm_records, rounding_record
+from litediffusion.sw.compiler.records import RECORD, latent_records, layer_norm_records, norm_records, rounding_record
 from litediffusion.sw.compiler.scales import EPS_SCALE
 from litediffusion.sw.compiler.state import State
 from litediffusion.sw.compiler.tiled_attention import TiledAttention, as_tokens, transposed_values
@@ -166,6 +166,7 @@ class TiledProgram:
             row = self.state.rows(count)
             records, place = [("ROW", row, row + count)], on_chip.hword(0)
             block, half = on_chip.strides
+            self.clear_rest(on_chip)
             made = replace(on_chip, wide=False)
             loops = dict(n0=count, n1=on_chip.blocks, n2=2, src=src_kind(on_chip), a=place, as0=2, as1=block, as2=half, row=row, row_loop=2)
             self.state.emit("POST", dict(loops, dst=isa.DST["NONE"], out=isa.OUT["INT16"], rowstat=1), on_chip.region(), records, {"p": (plain, 0)})
@@ -174,6 +175,14 @@ class TiledProgram:
                             on_chip.region() + records, on_chip.region(), {"p": (params, 0)})
             move(self.state, "STORE", as_tokens(out), 0, first, made)
         return out
+
+    def clear_rest(self, on_chip):
+        """Zeros in the last 8 channels of a tensor's blocks, if they are none of its own: whoever made it left them as they were."""
+        if on_chip.groups % 2 == 0:
+            return
+        place, params = on_chip.hword(on_chip.groups), self.state.params(np.zeros((1, 1), RECORD))
+        self.state.emit("POST", dict(n0=1, n1=1, n2=on_chip.pixels, src=src_kind(on_chip), a=place, as2=2, dst=isa.DST["SPM"], d=place, ds2=2,
+                                     out=out_kind(on_chip)), on_chip.region(), on_chip.region(), {"p": (params, 0)})
 
     def copy(self, tensor, name):
         """The same content at a place of its own."""
@@ -193,7 +202,7 @@ class TiledProgram:
         tiles = balanced(tensor.pixels, most)
         slot = tensor.blocks * tensor.words * odd_plane(tiles[0][1])
         for number, (first, count) in enumerate(tiles):
-            on_chip = tensor.piece(tensor.blocks, count, number % TOKEN_SLOTS * slot)
+            on_chip = replace(tensor.piece(tensor.blocks, count, number % TOKEN_SLOTS * slot), shape=(tensor.shape[0], count, 1))
             move(self.state, "LOAD", tensor, 0, first, on_chip)
             yield first, on_chip
 
