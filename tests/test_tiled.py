@@ -166,7 +166,7 @@ def test_outside_of_the_picture_is_zero_after_the_norm():
     assert sqnr_db(want[:, border], case.run()[:, border]) > 28.0
 
 
-@pytest.mark.parametrize("wide", [(0, 0, 0), (2, 2, 2)])
+@pytest.mark.parametrize("wide", [(0, 0, 0), (2, 2, 2), (0, 2, 0), (2, 0, 2)])
 def test_rtl_is_equal_to_the_model(wide):
     case = Case(PRESETS["ecpix5"], [64, 32], 32, 32, groups=8, operand="residual", wide=wide)
     code = case.program.finish()

@@ -176,9 +176,11 @@ class Drains:
         return self.conv.out.piece(1, rows, self.conv.slots + number % OUT_SLOTS * self.conv.slot)
 
     def residual(self, number):
-        """The residual's block in the same place."""
+        """The residual's block in the same place. A byte residual of a wide output lies in its second plane: POST writes the first half
+        of the channels before it reads the residual's second."""
         out = self.place(number)
-        return replace(out, skew=False, wide=self.conv.wide_sum)
+        first = out.addr + (out.plane if out.wide and not self.conv.wide_sum else 0)
+        return replace(out, addr=first, skew=False, wide=self.conv.wide_sum)
 
     def own(self, number):
         """A place for the convolution's own result as bytes, to be added to a wide residual; POST alone uses it."""
