@@ -33,7 +33,7 @@ from litediffusion.cores.split_sum import PRODUCT_BITS, Part, SplitSum, add_part
 from litediffusion.cores.tile_memory import GROUP, TileMemory
 
 LATENCY = 9             # system cycles from the SPM words to ``low`` and ``high``
-OPERAND_BITS = 9        # a signed or unsigned byte
+OPERAND_BITS = 9        # a signed or skew byte
 COPIES = 4              # registers of an operand that share the lanes: one for all would be half a chip away from some
 SUM_STAGES = 5          # of the sums of half a cycle's products: for k_lanes = 16 one more than the tree has levels
 FAST = "sys2x"          # clock domain of the multipliers with array_clock = 2: twice the system clock, edges aligned
@@ -68,7 +68,7 @@ class DotArray(Module):
     """One step of gemm_words activation words a system cycle; results LATENCY cycles later; never stalls.
 
     words, swapped : words as SharedMemory's private port gives them (by bank)
-    inside, xu : the first, the second word counts (as zero otherwise); unsigned bytes
+    inside, xs : the first, the second word counts (as zero otherwise); skew bytes
     first : at the end of ``swap``, a cycle after it, the tile that was filled becomes the active one, for the words that
         came with ``first`` and the following ones
     row : rows of the tile to be filled (TileFetcher.row)
@@ -82,11 +82,11 @@ class DotArray(Module):
         self.words   = [Signal(config.word_bits, name=f"word{i}") for i in range(config.gemm_words)]
         self.inside  = [Signal(name=f"inside{i}") for i in range(config.gemm_words)]
         self.swapped = Signal()
-        self.xu      = Signal()
+        self.xs      = Signal()
         self.first   = Signal()
         self.swap    = Signal()
         count = config.gemm_words * config.k_lanes
-        self.out_bits = 15 + log2_int(count) + 1    # 255 * 128 < 2^15, and a sign
+        self.out_bits = 15 + log2_int(count) + 1    # 223 * 128 < 2^15, and a sign
         self.low  = [Signal((self.out_bits, True), name=f"low_{n}", reset_less=True) for n in range(config.n_lanes)]
         self.high = [Signal((self.out_bits, True), name=f"high_{n}", reset_less=True) for n in range(config.n_lanes)]
 
@@ -99,7 +99,8 @@ class DotArray(Module):
         self.sync += [self.swap.eq(self.first), If(self.first, active.eq(~active), filled.eq(~filled))]
         self.banks = [(active, ~active) if n < config.n_lanes // 2 else (~filled, filled) for n in range(config.n_lanes)]
         self.held  = [Signal(config.word_bits, name=f"held{i}", reset_less=True) for i in range(config.gemm_words)]
-        self.take_words = [held.eq(word) for held, word in zip(self.held, self.words)]
+        self.signs = [Signal(config.k_lanes, name=f"signs{i}", reset_less=True) for i in range(config.gemm_words)]
+        self.take_words = [[held.eq(word), signs.eq(self.signs_of(word))] for held, signs, word in zip(self.held, self.signs, self.words)]
         self.multipliers = []       # RegisteredMultiplier by lane, with array_clock = 2
         self.tiles = [TileMemory(config, n, row, self.banks[n][1]) for n in range(config.n_lanes)]
         self.submodules += self.tiles
@@ -107,17 +108,24 @@ class DotArray(Module):
         for n, total in enumerate(add_lanes(count)):
             self.add_output(n, total)
 
+    def signs_of(self, word):
+        """Expression: signs of a word's bytes."""
+        return Cat(*[byte[7] & (~self.xs | (byte[6] & byte[5])) for byte in bytes_of([word])])
+
+    def operands_of(self, swap):
+        """The operands held, straight or (``swap``) with the words' order changed."""
+        step = -1 if swap else 1
+        return [Cat(byte, sign) for byte, sign in zip(bytes_of(self.held[::step]), Cat(*self.signs[::step]))]
+
     def add_lanes(self, count):
         """The array in the system domain; its sums (Part) by lane."""
-        swapped, xu = Signal(reset_less=True), Signal(reset_less=True)
+        swapped = Signal(reset_less=True)
         inside = [Signal(name=f"held_inside{i}", reset_less=True) for i in range(len(self.inside))]
         self.sync += If(self.valids[0], *self.take_words)
-        self.sync += [swapped.eq(self.swapped), xu.eq(self.xu), *[h.eq(i) for h, i in zip(inside, self.inside)]]
+        self.sync += [swapped.eq(self.swapped), *[h.eq(i) for h, i in zip(inside, self.inside)]]
         operands = [Signal((OPERAND_BITS, True), name=f"a_{k}", reset_less=True) for k in range(count)]
-        for k, (a, straight, crossed) in enumerate(zip(operands, bytes_of(self.held), bytes_of(self.held[::-1]))):
-            byte = Signal(8, name=f"byte_{k}")
-            self.comb += byte.eq(Mux(swapped, crossed, straight))
-            self.sync += If(self.valids[1], a.eq(Mux(inside[k // self.config.k_lanes], Cat(byte, byte[7] & ~xu), 0)))
+        for k, (a, straight, crossed) in enumerate(zip(operands, self.operands_of(False), self.operands_of(True))):
+            self.sync += If(self.valids[1], a.eq(Mux(inside[k // self.config.k_lanes], Mux(swapped, crossed, straight), 0)))
         totals = []
         for n, tile in enumerate(self.tiles):
             weights = [Signal(STORED_BITS, name=f"w_{n}_{k}", reset_less=True) for k in range(count)]
@@ -169,22 +177,20 @@ class DotArray(Module):
 
     def add_fast_operands(self, phase):
         """The operands of the half cycle, three times registered on their way to the lanes; a list for each of COPIES groups of them."""
-        available = bytes_of(self.held)
+        available = self.operands_of(False)
         half = len(available) // 2
-        turn, other, counts, signed = phase.copy(), *[Signal(reset_less=True, name=name) for name in ("other", "counts", "signed")]
-        inside, xu = Signal(reset_less=True), Signal(reset_less=True)       # of the second half
+        turn, other, counts = phase.copy(), *[Signal(reset_less=True, name=name) for name in ("other", "counts")]
+        inside = Signal(reset_less=True)        # of the second half
         # At the edge of a system cycle the next word and its control are taken, half a cycle later that of its second half.
         self.sync.sys2x += [
-            *[If(phase.copy(), taken) for taken in self.take_words], If(turn, inside.eq(self.inside[-1]), xu.eq(self.xu)),
+            *[If(phase.copy(), *taken) for taken in self.take_words], If(turn, inside.eq(self.inside[-1])),
             other.eq(Mux(turn, self.swapped, ~other)),
             counts.eq(Mux(turn, self.inside[0], inside)),
-            signed.eq(Mux(turn, self.inside[0] & ~self.xu, inside & ~xu)),
         ]
         copies = [[] for _ in range(COPIES)]
         for k, (first, second) in enumerate(zip(available[:half], available[half:])):
-            near, byte = Signal((OPERAND_BITS, True), name=f"near_{k}", reset_less=True), Signal(8, name=f"byte_{k}")
-            self.comb += byte.eq(Mux(other, second, first))
-            self.sync.sys2x += near.eq(Cat(byte & Replicate(counts, 8), byte[7] & signed))
+            near = Signal((OPERAND_BITS, True), name=f"near_{k}", reset_less=True)
+            self.sync.sys2x += near.eq(Mux(other, second, first) & Replicate(counts, OPERAND_BITS))
             for copy, (way, far) in zip(copies, self.fan_out(near, k)):
                 self.sync.sys2x += far.eq(way)
                 copy.append(far)

@@ -72,7 +72,7 @@ class Gemm(Module):
             *[to.eq(adr) for to, adr in zip(spm.adr, walker.adr)],
             *[word.eq(dat_r) for word, dat_r in zip(array.words, spm.dat_r)], array.swapped.eq(spm.swapped),
             *[to.eq(inside) for to, inside in zip(array.inside, walker.inside)],
-            array.xu.eq(walker.xu), array.first.eq(walker.first),
+            array.xs.eq(walker.xs), array.first.eq(walker.first),
             *[word.eq(mac) for word, mac in zip((self.accumulator.coming, self.accumulator.ask, self.accumulator.mac), self.macs[-3:])],
         ]
         self.add_completion()

@@ -32,7 +32,7 @@ START_LEAD  = 7         # cycles from PixelWalker's taking a tile to the swap: s
 MIN_REUSE   = 4         # cycles from the read of an accumulator entry to a read that sees its new value
 
 # Fields that every tile of a descriptor carries to PixelWalker, and those that only the tile walk needs.
-PIXEL_FIELDS = ("noy", "nox", "xk", "xw", "h", "w", "stride2", "up", "w4", "xu")
+PIXEL_FIELDS = ("noy", "nox", "xk", "xw", "h", "w", "stride2", "up", "w4", "xs")
 WALK_FIELDS  = ("ng", "nkb", "nky", "nkx", "x", "y0", "x0", "wts", "wgs", "ags", "accumulate")
 LOOPS = ("nkx", "nky", "nkb", "ng")
 BITS = {f.name: f.bits for f in FIELDS["GEMM"]}
@@ -288,7 +288,7 @@ class PixelWalker(Module):
         self.mac   = Record(mac_layout(config))
         self.first = Signal()       # the words are the first of their step
         self.inside = [Signal(name=f"inside_word{word}") for word in range(config.gemm_words)]  # 0: counts as zero
-        self.xu    = Signal()
+        self.xs    = Signal()
         self.busy  = Signal()       # words on their way to SPM
 
         # # #
@@ -339,7 +339,7 @@ class PixelWalker(Module):
         macs   = [Record(mac_layout(config), name=f"mac{i}") for i in range(4)] + [self.mac]
         starts = [Signal(name=f"start{i}") for i in range(4)] + [self.first]
         inside = [Signal(name=f"inside{i}", reset_less=True) for i in range(4)]
-        xus    = [Signal(name=f"xu{i}", reset_less=True) for i in range(4)] + [self.xu]
+        xss    = [Signal(name=f"xs{i}", reset_less=True) for i in range(4)] + [self.xs]
         spm_error, line = Signal(), Signal((13, True), reset_less=True)
         width, place, ahead = [Signal(bits, reset_less=True, name=n) for bits, n in ((len(p.xw), "width"), (16, "place"), (16, "ahead"))]
         outside = [address >= config.spm_words for address in addresses]
@@ -352,7 +352,7 @@ class PixelWalker(Module):
             row.eq(multiplier(self, line, width, config.lut_multipliers)), column.eq(place), xk.eq(ahead),
             *[address.eq(value) for address, value in zip(addresses, (first, first + xk))],
             inside[0].eq((p.iy >= 0) & (p.iy < p.h) & (p.ix >= 0) & (p.ix < p.w)),
-            macs[0].valid.eq(self.valid), starts[0].eq(self.valid & self.start), xus[0].eq(p.xu),
+            macs[0].valid.eq(self.valid), starts[0].eq(self.valid & self.start), xss[0].eq(p.xs),
             macs[0].double.eq(p.double),
             macs[0].entry.eq(p.entry), macs[0].overwrite.eq(p.overwrite), macs[0].w4.eq(p.w4),
             macs[0].last.eq(p.last & self.end_x & self.end_y),
@@ -360,6 +360,6 @@ class PixelWalker(Module):
             *[word.eq(inside[3] & counts) for word, counts in zip(self.inside, (1, macs[3].double))],
         ]
         self.comb += self.busy.eq(reduce(or_, (mac.valid for mac in macs[:-1]), self.valid))
-        for chain in (macs, starts, inside, xus):
+        for chain in (macs, starts, inside, xss):
             self.sync += [after.eq(before) for before, after in zip(chain, chain[1:])]
         self.sync += If(spm_error, macs[3].error.eq(1))

@@ -5,6 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 from litediffusion.cores.fixed import wrap32
+from litediffusion.cores.isa import SKEW
 
 
 @lru_cache(4096)
@@ -41,14 +42,20 @@ def unpack_w4(tiles):
     return np.concatenate([low, tiles >> 4], axis=-2)
 
 
+def skewed(x):
+    """Values int16 of skew bytes (isa.SKEW)."""
+    byte = x.view(np.uint8).astype(np.int16)
+    return np.where(byte > SKEW[1], byte - 256, byte)
+
+
 def gemm(x, weights):
-    """Exact integer product. x int8/uint8 [B, T, P, k], weights int8 [B, ng, T, n, k] -> int64 [B, ng, P, n].
+    """Exact integer product. x int8, or int16 values of skew bytes, [B, T, P, k], weights int8 [B, ng, T, n, k] -> int64 [B, ng, P, n].
 
     Computed in floating point with partial sums below the mantissa, hence exact.
     """
     b, t, p, k = x.shape
     ng, n = weights.shape[1], weights.shape[3]
-    exact32 = t * k * 128 * (255 if x.dtype == np.uint8 else 128) < 1 << 24
+    exact32 = t * k * 128 * max(-SKEW[0], SKEW[1]) < 1 << 24
     dtype = np.float32 if exact32 else np.float64
     left = x.transpose(0, 2, 1, 3).reshape(b, p, t * k).astype(dtype)
     right = weights.transpose(0, 2, 4, 1, 3).reshape(weights.shape[0], t * k, ng * n).astype(dtype)

@@ -75,14 +75,14 @@ OPS = {
         _f("accumulate", 1, "0: the first tile overwrites the accumulators"),
         _f("w4", 1, "1: int4 weights, two a byte; output lane j in the low nibble -> half 0, "
                     "lane n_lanes+j in the high nibble -> half 1 of the same entry"),
-        _f("xu", 1, "1: activations are unsigned 8 bit"),
+        _f("xs", 1, "1: activations are skew bytes: those above 223 are negative, -32..223 in all"),
     ]),
     "POST": (4, "POST", "for i0, i1, i2: out = quantise(act(requantise(source) op R)) on n_lanes lanes", [
         _f("n0", 12, "outer loop"), _f("n1", 12, "middle loop"), _f("n2", 12, "inner loop"),
         _f("src", 2, "0 accumulators (entries), 1 SPM int8 (hwords), 2 SPM int16 (hwords, even: a whole word)"),
         _f("a", 18, "source address"), _f("as0", 18, "stride"), _f("as1", 18, "stride"), _f("as2", 18, "stride"),
         _f("dst", 2, "0 none, 1 SPM, 2 WBUF"),
-        _f("out", 2, "0 int8, 1 uint8, 2 int16 (d even: a whole word)"),
+        _f("out", 2, "0 int8, 1 uint8, 2 int16 (d even: a whole word), 3 skew bytes (-32..223)"),
         _f("d", 18, "destination hword"), _f("ds0", 18, "stride"), _f("ds1", 18, "stride"), _f("ds2", 18, "stride"),
         _f("rop", 2, "0 no second operand, 1 add, 2 multiply"),
         _f("r", 18, "SPM hword of the second operand (int8)"),
@@ -130,7 +130,8 @@ MEM = {"SPM": 0, "WBUF": 1, "PARAM": 2}
 INDEX = {"none": 0, "STEP": 1, "LABEL": 2, "SLOT": 3, "IMAGE": 4}
 SRC = {"ACC": 0, "INT8": 1, "INT16": 2}
 DST = {"NONE": 0, "SPM": 1, "WBUF": 2}
-OUT = {"INT8": 0, "UINT8": 1, "INT16": 2}
+OUT = {"INT8": 0, "UINT8": 1, "INT16": 2, "SKEW8": 3}
+SKEW = (-32, 223)       # values of a skew byte: the upper three bits are 1 in the negative ones alone
 ROP = {"NONE": 0, "ADD": 1, "MUL": 2}
 ACT = {"NONE": 0, "RELU": 1, "SILU": 2, "GELU": 3, "TANH": 4, "EXP": 5}
 

@@ -7,7 +7,7 @@ images with one program (other seeds, labels) run at once; the RTL is a machine 
 import numpy as np
 
 from litediffusion.cores import isa
-from litediffusion.cores.gemm_model import accumulate, gemm, gemm_activation_index, gemm_tile_index, unpack_w4
+from litediffusion.cores.gemm_model import accumulate, gemm, gemm_activation_index, gemm_tile_index, skewed, unpack_w4
 from litediffusion.cores.norm_model import norm_channel, norm_stats
 from litediffusion.cores.post_model import post_output, post_value, row_reciprocal
 from litediffusion.cores.sampler_model import noise, sample
@@ -178,7 +178,7 @@ class Machine:
         self.check(index, c.spm_words, "activation")
         x = np.where(inside[None, :, :, None], self.spm[:, np.maximum(index, 0)], np.int8(0))
         tiles = self.wbuf[:, self.check(gemm_tile_index(d, c.n_lanes), c.wbuf_words, "weight")]
-        product = gemm(x.view(np.uint8) if d["xu"] else x, unpack_w4(tiles) if d["w4"] else tiles)
+        product = gemm(skewed(x) if d["xs"] else x, unpack_w4(tiles) if d["w4"] else tiles)
         last = d["acc"] + (d["ng"] - 1) * d["ags"] + d["noy"] * d["nox"] - 1
         self.check(np.array(last), c.acc_words * (1 if d["w4"] else 2), "accumulator")
         accumulate(self.acc, d, product, c.acc_words)

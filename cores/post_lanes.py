@@ -17,7 +17,7 @@ Widths of signed values:
     17 -> 18  w*omult << 0 or 1, so that an even shift is left to do (33)
     18 -> 19  (... >> 2*h), in 17 bits: one that needs more saturates
     19 -> 20  (... + 1) >> 1
-    20 -> 21  out = saturated to int8, uint8 or int16 (17, signed)
+    20 -> 21  out = saturated to int8, uint8, int16 or skew byte (17, signed)
 
 One beat a cycle, no stalls. All products are at most 18 x 18 bits: five multiplier blocks a lane (two with ``lut``).
 """
@@ -28,7 +28,7 @@ from litex.gen import LiteXModule
 
 from litediffusion.cores.activation import Activation
 from litediffusion.cores.arith import clamped, fits, shift_narrow, vector
-from litediffusion.cores.isa import OUT
+from litediffusion.cores.isa import OUT, SKEW
 from litediffusion.cores.multiply import multiplier
 from litediffusion.cores.post_scalars import PostScalars
 
@@ -170,15 +170,20 @@ class PostLanes(LiteXModule):
             Case(self.out_type, {
                 OUT["INT8"]: inside.eq(fits(q20, 8)),
                 OUT["UINT8"]: inside.eq(q20[8:] == 0),
+                OUT["SKEW8"]: inside.eq(fits(q20, 6) | ((q20[8:] == 0) & (q20[5:8] != 7))),
                 "default": inside.eq(fits(q20, 16)),
             }),
         ]
         fit = Signal()
         self.comb += fit.eq(inside & ~beyond20)
-        unsigned = Signal(OUT_BITS)
-        self.comb += If(fit, unsigned.eq(q20)).Elif(negative, unsigned.eq(0)).Else(unsigned.eq(255))
+        unsigned, skew = Signal(OUT_BITS), Signal(OUT_BITS)
+        self.comb += [
+            If(fit, unsigned.eq(q20)).Elif(negative, unsigned.eq(0)).Else(unsigned.eq(255)),
+            If(fit, skew.eq(q20)).Elif(negative, skew.eq((1 << OUT_BITS) + SKEW[0])).Else(skew.eq(SKEW[1])),
+        ]
         stages[20] += [Case(self.out_type, {
             OUT["INT8"]: self.out[i].eq(clamped(self, q20, 8, fit, negative)),
             OUT["UINT8"]: self.out[i].eq(unsigned),
+            OUT["SKEW8"]: self.out[i].eq(skew),
             "default": self.out[i].eq(clamped(self, q20, 16, fit, negative)),
         })]

@@ -5,7 +5,7 @@ For every lane:   v1  = rshift(A * m, shift + e) + o
     add:          v   = sat16(v1 + rshift(R * rmult, rshift))
     multiply:     v   = sat16(rshift(sat16(v1) * R, rshift))
                   w   = activation(v)                        (tables.py; RELU is max(v, 0))
-                  out = sat(rshift(w * omult, oshift))       int8, uint8 or int16
+                  out = sat(rshift(w * omult, oshift))       int8, uint8, int16 or skew byte
 A is the accumulator, int8 or int16 source, minus the row maximum when ``submax``; (m, e, o) come from the
 parameter record (e = 0) or the row record.
 """
@@ -13,7 +13,7 @@ parameter record (e = 0) or the row record.
 import numpy as np
 
 from litediffusion.cores.fixed import rshift, saturate
-from litediffusion.cores.isa import ACT, OUT, ROP
+from litediffusion.cores.isa import ACT, OUT, ROP, SKEW
 from litediffusion.cores.tables import activation
 
 _ACT_NAMES = {v: k for k, v in ACT.items()}
@@ -44,6 +44,8 @@ def post_output(w, s, out):
     q = rshift_by(w * s["omult"], s["oshift"])
     if out == OUT["UINT8"]:
         return np.clip(q, 0, 255)
+    if out == OUT["SKEW8"]:
+        return np.clip(q, *SKEW)
     return saturate(q, 16 if out == OUT["INT16"] else 8)
 
 

@@ -11,7 +11,7 @@ NONZERO = {
 # Highest legal value of selector fields that have unused codes.
 MAXIMUM = {
     "LOAD": {"mem": 2, "idx0": 4, "idx1": 4}, "STORE": {"mem": 0, "idx0": 4, "idx1": 4},
-    "GEMM": {}, "POST": {"src": 2, "dst": 2, "out": 2, "rop": 2, "act": 5, "row_loop": 2},
+    "GEMM": {}, "POST": {"src": 2, "dst": 2, "out": 3, "rop": 2, "act": 5, "row_loop": 2},
     "NORM": {}, "SAMPLE": {"nch": 8},
     # END waits for everything, so tokens would mean nothing.
     "END": {f"{kind}{i}_n": 0 for kind in ("wait", "add") for i in range(3)},

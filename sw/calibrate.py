@@ -1,26 +1,31 @@
 """Calibration on the model's own trajectories: the range of every tensor at every sampler step.
 
 The float graph generates ``images`` pictures with guidance; at each step the absolute range that minimises the squared
-error of symmetric int8 is kept for every tensor.
+error of symmetric int8 is kept for every tensor (of skew bytes where the graph says so).
 """
 
 import numpy as np
 import torch
 
-from litediffusion.sw.reference import evaluate
+from litediffusion.cores.isa import SKEW
+from litediffusion.sw.reference import OWN, evaluate
 
 FRACTIONS = np.array([1.0, 0.95, 0.9, 0.85, 0.8, 0.72, 0.64, 0.56, 0.48])   # candidate clips, of the largest value
 SAMPLES = 40_000                                                             # values looked at for the choice
 
 
-def best_range(values):
-    """Clip (positive float) with the least squared error of int8, for a flat tensor of values."""
-    top = float(values.abs().max())
-    if top == 0.0:
+def best_range(values, limits=(-128, 127)):
+    """Clip (positive float) with the least squared error of bytes of a scale clip / 127, for a flat tensor of values.
+
+    limits : smallest and largest value of a byte.
+    """
+    low, high = (float(values.min()) / limits[0], float(values.max()) / limits[1])
+    top = 127.0 * max(low, high)
+    if top <= 0.0:
         return 1e-3
     values = values[:: max(1, values.numel() // SAMPLES)]
     scales = torch.as_tensor(top * FRACTIONS / 127.0, dtype=torch.float32)[:, None]
-    error = (torch.clamp(torch.round(values / scales), -128, 127) * scales - values).square().sum(1)
+    error = (torch.clamp(torch.round(values / scales), *limits) * scales - values).square().sum(1)
     return top * float(FRACTIONS[int(error.argmin())])
 
 
@@ -31,9 +36,14 @@ def float_step(x, eps, coefs, before):
     return c["a"] * x0 + c["b"] * eps + c["c"] * x + c["d"] * before, x0
 
 
+def limits_of(graph, name):
+    """Limits of the bytes of a tensor of a graph, by its name or as evaluate calls it."""
+    return SKEW if name in graph.nodes and graph.nodes[name].attrs.get("skew") else (-128, 127)
+
+
 def unit_ranges(graph, steps):
     """Ranges of 1 for every tensor: for programs that are only looked at."""
-    names = [*graph.nodes, *(f"{n.name}.factor" for n in graph.nodes.values() if n.attrs.get("times"))]
+    names = [*graph.nodes, *(n.name + OWN for n in graph.nodes.values() if n.op == "conv" and len(n.inputs) > 1)]
     return {name: np.ones(steps) for name in names}
 
 
@@ -56,7 +66,7 @@ def calibrate(graph, table, labels, null_label, guidance, images=32, seed=1, pro
     ranges, cache = {}, {}
     for step, coefs in enumerate(table):
         def see(name, tensor, step=step):
-            ranges.setdefault(name, np.zeros(len(table)))[step] = best_range(tensor.flatten())
+            ranges.setdefault(name, np.zeros(len(table)))[step] = best_range(tensor.flatten(), limits_of(graph, name))
             if watch:
                 watch(step, name, tensor)
 
@@ -70,5 +80,6 @@ def calibrate(graph, table, labels, null_label, guidance, images=32, seed=1, pro
         if progress:
             progress(step + 1, len(table))
     if decoder:
-        evaluate(decoder, x, 0, y, lambda name, tensor: ranges.update({name: np.array([best_range(tensor.flatten())])}))
+        see = lambda name, tensor: ranges.update({name: np.array([best_range(tensor.flatten(), limits_of(decoder, name))])})
+        evaluate(decoder, x, 0, y, see)
     return ranges

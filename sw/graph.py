@@ -25,6 +25,8 @@ mul           a, b            -                                       a * b; b m
 cat           a, b, ...       -                                       along C
 attention     q, k, v         heads, keys                             softmax(q k^T / sqrt(d)) v over the first ``keys`` tokens of k and v
 upsample      x               -                                       nearest x2
+
+What has a ``function`` may have ``skew``: its int8 values are skew bytes (isa.SKEW), as products alone read them.
 """
 
 from dataclasses import dataclass, field
@@ -65,6 +67,13 @@ class Graph:
     def users(self, name):
         """Nodes that read a tensor."""
         return [n for n in self.nodes.values() if name in n.inputs]
+
+    def readers(self, name):
+        """[(node, input)] that read a tensor, through concats."""
+        found = []
+        for user in self.users(name):
+            found += self.readers(user.name) if user.op == "cat" else [(user, i) for i, read in enumerate(user.inputs) if read == name]
+        return found
 
     def shape(self, name):
         return self.nodes[name].shape

@@ -6,6 +6,7 @@ The program runs on the golden machine; a layer's tensor is read from DRAM as so
 import numpy as np
 
 from litediffusion.cores import isa
+from litediffusion.cores.gemm_model import skewed
 from litediffusion.cores.machine import Machine
 from litediffusion.sw.estimate import instructions_of
 from litediffusion.sw.reference import evaluate
@@ -21,7 +22,11 @@ def read_tensor(memory, place, step):
     """Float [C, H, W] of a tensor in the window; place : of Program.meta["tensors"]."""
     c, h, w = place["shape"]
     blocks = -(-c // 16)
-    raw = memory[place["at"]:place["at"] + 16 * blocks * h * w].view(np.int8).reshape(blocks, h * w, 16)
+    if place["fine"]:
+        raw = memory[place["at"]:place["at"] + 32 * blocks * h * w].view(np.int16).reshape(2 * blocks, h * w, 8) / (1 << place["fine"])
+        return raw.transpose(0, 2, 1).reshape(-1, h, w)[:c] * place["scale"][step]
+    raw = memory[place["at"]:place["at"] + 16 * blocks * h * w].reshape(blocks, h * w, 16)
+    raw = skewed(raw) if place["skew"] else raw.view(np.int8)
     return raw.transpose(0, 2, 1).reshape(-1, h, w)[:c] * place["scale"][step]
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from litediffusion.cores import isa
 from litediffusion.sw.compiler.assemble import resources_of, schedule
-from litediffusion.sw.compiler.compile import buffers_of, decoder_ends, layer_macs
+from litediffusion.sw.compiler.compile import buffers_of, decoder_ends, layer_macs, ranges_of
 from litediffusion.sw.compiler.image import Image
 from litediffusion.sw.compiler.items import CompileError
 from litediffusion.sw.compiler.sampler import finish_items, init_items, update_items
@@ -130,7 +130,7 @@ def small_cost(target, image, items, name, noise=False):
     return program_cost(target.config, decoded(full), [name], {}, target.word_cycles, noise)
 
 
-def outline(graph, table, target, ranges, *, bits=None, guidance=1.0, decoder=None):
+def outline(graph, table, target, ranges, *, bits=None, guidance=1.0, decoder=None, wide=True):
     """Report as ``picture_cost`` gives it, of a graph (after the passes) without a program; batches of one picture.
 
     The arguments are ``compile_graph``'s. Raises CompileError for a layer that cannot be lowered.
@@ -140,8 +140,8 @@ def outline(graph, table, target, ranges, *, bits=None, guidance=1.0, decoder=No
     picture = decoder.shape(decoder.output) if decoder else shape
     words, pixels = shape[1] * shape[2], picture[1] * picture[2]
     buffers = buffers_of(image, words, pixels, steps, 1, decoder is not None)
-    scales = choose_scales(graph, {name: r for name, r in ranges.items() if decoder is None or name not in decoder.nodes}, True, split=True)
-    low = OutlinedGraph(target, layer_macs(graph), graph, scales, bits, steps, image, buffers).run()
+    scales = choose_scales(graph, ranges_of(graph, ranges), True, split=True)
+    low = OutlinedGraph(target, layer_macs(graph), graph, scales, bits, steps, image, buffers, wide).run()
     low.close()
     noise = any(coefs["sigma"] for coefs in table)
     small = lambda name, items, noisy: small_cost(target, image, items, name, noisy)
@@ -150,8 +150,8 @@ def outline(graph, table, target, ranges, *, bits=None, guidance=1.0, decoder=No
     finish, spill, descriptors = Costs(), low.spill_words, low.costs.descriptors
     finish.add(small("finish", finish_items(target.config, buffers, pixels), False), 0)
     if decoder:
-        scales = choose_scales(decoder, {name: ranges[name] for name in decoder.nodes}, False, split=True)
-        making = OutlinedGraph(target, layer_macs(decoder), decoder, scales, bits, 1, image, decoder_ends(buffers)).run()
+        scales = choose_scales(decoder, ranges_of(decoder, ranges), False, split=True)
+        making = OutlinedGraph(target, layer_macs(decoder), decoder, scales, bits, 1, image, decoder_ends(buffers), wide).run()
         making.close()
         finish.add(making.costs.total(), making.costs.descriptors)
         spill = max(spill, making.spill_words)

@@ -12,6 +12,9 @@ from litediffusion.sw.hollow import hollow, is_hollow
 from litediffusion.sw.reference import ACT
 
 
+SKEW_FUNCTIONS = ("SILU", "GELU", "GELU_TANH", "RELU")
+
+
 def _drop(graph, name, replacement):
     """Remove a node whose users read ``replacement`` instead."""
     del graph.nodes[name]
@@ -161,7 +164,17 @@ def fuse_act(graph):
             _drop(graph, node.name, producer.name)
 
 
-PASSES = (fold_steps, share_activations, fold_upsample, fold_layer_norm, fuse_modulation, fuse_operand, fuse_act)
+def mark_skew(graph):
+    """``skew`` for the results of functions that are hardly negative and that nothing but products' activations are made of."""
+    values = {node.inputs[2] for node in graph.nodes.values() if node.op == "attention"}
+    product = lambda user, i: user.op == "conv" and i == 0 and user.name not in values
+    for node in graph.nodes.values():
+        if node.attrs.get("function") in SKEW_FUNCTIONS and node.name != graph.output:
+            readers = graph.readers(node.name)
+            node.attrs["skew"] = bool(readers) and all(product(*reader) for reader in readers)
+
+
+PASSES = (fold_steps, share_activations, fold_upsample, fold_layer_norm, fuse_modulation, fuse_operand, fuse_act, mark_skew)
 
 
 def run_passes(graph):

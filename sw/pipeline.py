@@ -53,13 +53,14 @@ def chosen_bits(graph, decoder, bits, budget, states, labels, progress):
 
 
 def compile_model(source, *, steps=20, sampler=None, eta=0.0, guidance=None, bits=8, budget=None, per_step=True, config=PRESETS["ecpix5"],
-                  images=16, seed=1, progress=None, ranges=None, batch=MAX_BATCH, window_size=WINDOW_SIZE, tiled=None, imported=None, most=LIMIT):
+                  images=16, seed=1, progress=None, ranges=None, batch=MAX_BATCH, window_size=WINDOW_SIZE, tiled=None, imported=None, most=LIMIT,
+                  wide=True):
     """A source (sources.py) -> Program.
 
     guidance : None is the source's; bits : 8 or 4, weights of the inner layers; budget : instead of bits 4, in dB: as many of them have 4
     bits as leave so much signal over their own error; images, seed : of the calibration; ranges : a calibration made before; batch : pictures of
     a job at most; tiled : activations in DRAM, None: if the layers do not fit on chip; imported : (graph, table, decoder), if that
-    has been done; most : see compile_graph.
+    has been done; most : see compile_graph; wide : with activations in DRAM, what norms and sums read has 16 bits (compiler/wide.py).
     """
     check_bits(bits)
     guidance = source.guidance if guidance is None else guidance
@@ -76,7 +77,7 @@ def compile_model(source, *, steps=20, sampler=None, eta=0.0, guidance=None, bit
     else:
         four = chosen_bits(graph, decoder, bits, None, states, [], progress)
     options = dict(bits=four, per_step=per_step, null_label=source.null_label, labels=source.labels, guidance=guidance, name=source.name,
-                   batch=batch, window_size=window_size, decoder=decoder, text=source.text(), most=most)
+                   batch=batch, window_size=window_size, decoder=decoder, text=source.text(), most=most, wide=wide)
     if tiled is None:
         try:
             return compile_graph(graph, config, table, ranges, **options)

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+OWN = ".own"             # behind a conv's name: its result before its second operand
 ACT = {"SILU": F.silu, "RELU": F.relu, "GELU": F.gelu, "GELU_TANH": lambda x: F.gelu(x, approximate="tanh"), "TANH": torch.tanh}
 
 
@@ -56,8 +57,10 @@ def _layer_norm(attrs, x, others):
 
 def _combine(node, y, others, watch):
     """A conv's result with its other operands."""
+    if not others:
+        return y
+    watch(node.name + OWN, y)
     if node.attrs.get("times"):
-        watch(f"{node.name}.factor", y)
         y, others = y * others[0], others[1:]
     return y + others[0] if others else y
 
@@ -102,7 +105,7 @@ def _node(node, args, step, labels, x, cache, watch):
 def evaluate(graph, x, step, labels, watch=None, cache=None):
     """Output [B, C, H, W] float32 of the graph at sampler step ``step`` (an index, not a timestep).
 
-    x [B, C, H, W], labels [B]. ``watch(name, tensor)`` sees every tensor, and as "name.factor" what a conv multiplies by its
+    x [B, C, H, W], labels [B]. ``watch(name, tensor)`` sees every tensor, and as "name.own" (OWN) a conv's result before its
     second operand. ``cache`` (a dict) keeps converted weights.
     """
     cache, watch = {} if cache is None else cache, watch or (lambda name, tensor: None)

@@ -95,7 +95,7 @@ def compiled(model, texts=None, vae=None):
     """(source, program, timesteps)."""
     source = source_of(model, texts, vae)
     timesteps, _ = source.sampler("ddim", STEPS, 0.0)
-    return source, compile_model(source, steps=STEPS, sampler="ddim", images=8, batch=1, tiled=True, guidance=1.0), timesteps
+    return source, compile_model(source, steps=STEPS, sampler="ddim", images=16, batch=1, tiled=True, guidance=1.0), timesteps
 
 
 def put_words(device, at, x):

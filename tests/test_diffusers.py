@@ -78,11 +78,10 @@ def test_import_is_equal_to_diffusers(name):
         assert np.abs(evaluate(graph, x, step, labels).numpy() - want).max() < 1e-4 * np.abs(want).max()
 
 
-# 8-bit activations after each of some 30 to 60 layers of random weights leave 22 to 29 dB, 25.5 on average; without the
-# hardware's share (rounding of activation functions and norms) it would be half a dB more. A wrong scale costs 6 dB.
+# What products read has 8 bits, after each of some 30 to 60 layers of random weights. A wrong scale costs 6 dB.
 @pytest.mark.parametrize("name", CONFIGS)
 def test_program_is_near_float(name):
-    assert mean_sqnr(make_model(CONFIGS[name])) >= 22.0
+    assert mean_sqnr(make_model(CONFIGS[name])) >= 25.0
 
 
 @st.composite
@@ -106,7 +105,7 @@ def configurations(draw):
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(configurations())
 def test_any_configuration_is_near_float(config):
-    assert mean_sqnr(make_model(config)) >= 19.0          # down to 8 channels, where one bad channel counts
+    assert mean_sqnr(make_model(config)) >= 25.0
 
 
 @pytest.mark.parametrize("name", ["default", "odd_parts", "labels_attention", "resnet_resampling"])

@@ -217,10 +217,10 @@ CASES = {
 
 
 @pytest.mark.parametrize("w4", [0, 1])
-@pytest.mark.parametrize("xu", [0, 1])
+@pytest.mark.parametrize("xs", [0, 1])
 @pytest.mark.parametrize("name", CASES)
-def test_shapes(bench, name, w4, xu):
-    d = {**CASES[name], "w4": w4, "xu": xu}
+def test_shapes(bench, name, w4, xs):
+    d = {**CASES[name], "w4": w4, "xs": xs}
     if w4:
         d["acc"] = d.get("acc", 0) % 512
     r, _ = bench.run([d, {**d, "accumulate": 1}])
@@ -229,15 +229,15 @@ def test_shapes(bench, name, w4, xu):
 
 
 @pytest.mark.parametrize("w4", [0, 1])
-@pytest.mark.parametrize("xu", [0, 1])
-def test_extremes(bench, xu, w4):
+@pytest.mark.parametrize("xs", [0, 1])
+def test_extremes(bench, xs, w4):
     """Constant operands; as nibbles the weights are -8/0, -8/8, 7/-1, 7/7, -8/7, 0/0, 0/-8, 0/-1, -1/-1."""
     m = bench.machine
-    for x, w in product((-128, -127, -1, 0, 1, 127), (-128, -120, 127, 119, -121, 0, 8, 15, -1)):
+    for x, w in product((-128, -127, -33, -32, -1, 0, 1, 127), (-128, -120, 127, 119, -121, 0, 8, 15, -1)):
         m.spm[0, :129], m.wbuf[0, :144] = x, w
         for wbuf, memory in enumerate((m.spm[0, :129], m.wbuf[0, :144])):
             bench.lib.bench_write(bench.handle, wbuf, 0, memory.tobytes(), len(memory))
-        bench.run([conv(xu=xu, w4=w4, nkb=2, xk=65)])
+        bench.run([conv(xs=xs, w4=w4, nkb=2, xk=65)])
 
 
 def test_wraps_at_32_bits(bench):
@@ -254,7 +254,7 @@ def random_descriptor(rng):
     d = dict(ng=rng.randint(1, 3), nkb=rng.randint(1, 4), nky=rng.randint(1, 4), nkx=rng.randint(1, 3),
              noy=rng.randint(1, 6), nox=rng.choice([1, 2, 3, 7, 8, 9, 12]), stride2=rng.randint(0, 1), up=up,
              h=rng.randint(1, 14), w=rng.randint(1, 14), y0=rng.randint(-4, 4), x0=rng.randint(-4, 4),
-             accumulate=rng.randint(0, 1), w4=w4, xu=rng.randint(0, 1))
+             accumulate=rng.randint(0, 1), w4=w4, xs=rng.randint(0, 1))
     d["xw"] = (d["w"] + up >> up) + rng.randint(0, 2)
     d["xk"] = d["xw"] * (d["h"] + up >> up) + rng.randint(0, 9)
     d["x"] = rng.randint(0, CONFIG.spm_words - d["xk"] * d["nkb"])

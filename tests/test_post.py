@@ -182,7 +182,7 @@ def random_descriptor(rng):
         d.update({key: first << even, **{n: (s << even) % modulus for n, s in zip(names, strides)}})
 
     half = CONFIG.spm_words
-    d["src"], d["dst"], d["out"], d["rop"], d["act"] = pick(3), pick(3), pick(3), pick(3), pick(6)
+    d["src"], d["dst"], d["out"], d["rop"], d["act"] = pick(3), pick(3), pick(4), pick(3), pick(6)
     source = 2 * CONFIG.acc_words if d["src"] == SRC["ACC"] else half
     address("a", source, ("as0", "as1", "as2"), even=d["src"] == SRC["INT16"])
     base, size = (0, 2 * CONFIG.wbuf_words) if d["dst"] == DST["WBUF"] else (half, half)
@@ -226,7 +226,7 @@ def around(*limits, step=1):
     return [limit * step + k for limit in limits for k in range(-2, 3)]
 
 
-@pytest.mark.parametrize("out, limits", [("INT8", (-128, 127, 0)), ("UINT8", (0, 255, 127)), ("INT16", (-32768, 32767, 0))])
+@pytest.mark.parametrize("out, limits", [("INT8", (-128, 127, 0)), ("UINT8", (0, 255, 127)), ("SKEW8", (-32, 223, 0)), ("INT16", (-32768, 32767, 0))])
 @pytest.mark.parametrize("oshift", [0, 1, 7, 63, 64])
 def test_output_limits(post_run, out, limits, oshift):
     """omult * v rounded and clamped, two steps on either side of each limit and of each rounding boundary."""

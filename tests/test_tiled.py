@@ -20,25 +20,33 @@ from litediffusion.sw.graph import Graph, Node, conv_shape, verify
 from litediffusion.sw.reference import evaluate
 
 SCALE = 1 / 32
+OWN_SCALE = 2 * SCALE    # of a convolution's own result before a wide operand
 SMALL = EngineConfig(spm_words=512, wbuf_words=1024, acc_words=128, name="small")
 TINY = EngineConfig(spm_words=256, wbuf_words=512, acc_words=64, name="tiny")
 
 
+def kind_of(tensor):
+    """(type of a value, channels side by side)."""
+    return (np.int16, 8) if tensor.fine else (np.int8, 16)
+
+
 def put(image, tensor, values):
-    """int8 [C, H, W] to its blocks in the image."""
-    padded = np.zeros((16 * tensor.blocks,) + tuple(tensor.shape[1:]), np.int8)
+    """Values [C, H, W] to their blocks in the image."""
+    kind, lanes = kind_of(tensor)
+    padded = np.zeros((16 * tensor.blocks,) + tuple(tensor.shape[1:]), kind)
     padded[:len(values)] = values
-    image[tensor.at:tensor.at + tensor.bytes] = padded.reshape(tensor.blocks, 16, -1).transpose(0, 2, 1).reshape(-1).view(np.uint8)
+    image[tensor.at:tensor.at + tensor.bytes] = padded.reshape(-1, lanes, tensor.pixels).transpose(0, 2, 1).reshape(-1).view(np.uint8)
 
 
 def get(memory, tensor):
-    """int8 [C, H, W] of a tensor in memory."""
-    blocks = memory[tensor.at:tensor.at + tensor.bytes].view(np.int8).reshape(tensor.blocks, -1, 16).transpose(0, 2, 1)
+    """Values [C, H, W] of a tensor in memory."""
+    kind, lanes = kind_of(tensor)
+    blocks = memory[tensor.at:tensor.at + tensor.bytes].view(kind).reshape(-1, tensor.pixels, lanes).transpose(0, 2, 1)
     return blocks.reshape((-1,) + tuple(tensor.shape[1:]))[:tensor.shape[0]]
 
 
-def noise(rng, shape):
-    return np.clip(np.round(rng.standard_normal(shape) / SCALE), -128, 127).astype(np.int8)
+def noise(rng, shape, fine=0):
+    return np.clip(np.round(rng.standard_normal(shape) / SCALE * 2 ** fine), -128 << fine, (128 << fine) - 1).astype(np.int16 if fine else np.int8)
 
 
 def norm_of(rng, channels, groups, function="SILU"):
@@ -58,30 +66,33 @@ def sqnr_db(want, got):
 
 
 class Case:
-    """One conv in a program of its own, its float result and what the golden machine makes of it."""
+    """One conv in a program of its own, its float result and what the golden machine makes of it.
 
-    def __init__(self, config, parts, outputs, size, kernel=3, bits=8, groups=0, operand="", stride=1, **attrs):
+    wide : bits below a byte's unit of the input, the output and the operand.
+    """
+
+    def __init__(self, config, parts, outputs, size, kernel=3, bits=8, groups=0, operand="", stride=1, wide=(0, 0, 0), **attrs):
         self.rng, channels = np.random.default_rng(outputs + sum(parts)), sum(parts)
         self.program, self.values, record = TiledProgram(config), {}, 0
         sources = []
         for i, c in enumerate(parts):
-            sources.append(self.tensor(f"x{i}", (c, size, size), record))
+            sources.append(self.tensor(f"x{i}", (c, size, size), record, wide[0]))
             record += -(-c // 8)
         weight = self.rng.standard_normal((outputs, channels, kernel, kernel)) / np.sqrt(channels * kernel ** 2)
         bias = self.rng.standard_normal(outputs)
         self.attrs = dict({"weight": weight, "bias": bias, "stride": stride, "pad": kernel // 2}, **attrs)
         self.norm = norm_of(self.rng, channels, groups) if groups else None
         shape = conv_shape((channels, size, size), self.attrs)
-        self.operand = self.tensor("r", shape if operand == "residual" else (outputs, 1, 1)) if operand else None
+        self.operand = self.tensor("r", shape if operand == "residual" else (outputs, 1, 1), fine=wide[2]) if operand else None
         for source in sources if groups else []:
             self.program.statistics(source, source.stat)
         self.sources, self.bits = sources, bits
         self.out = self.program.conv("y", sources, self.attrs, SCALE, norm=(self.norm, SCALE) if groups else None,
-                                     operand=self.operand, bits=bits, stat=record)
+                                     operand=self.operand, bits=bits, stat=record, s_own=OWN_SCALE, fine=wide[1])
 
-    def tensor(self, name, shape, stat=-1):
-        tensor = self.program.tensor(name, shape, SCALE, stat)
-        self.values[tensor] = noise(self.rng, shape)
+    def tensor(self, name, shape, stat=-1, fine=0):
+        tensor = self.program.tensor(name, shape, SCALE, stat, fine=fine)
+        self.values[tensor] = noise(self.rng, shape, fine)
         return tensor
 
     def run(self):
@@ -92,12 +103,12 @@ class Case:
             put(image, tensor, values)
         self.machine = Machine(self.program.config, image)
         self.machine.run(*code)
-        return get(self.machine.dram[0], self.out) * SCALE
+        return get(self.machine.dram[0], self.out) * self.out.unit[0]
 
     def expected(self):
         """Float result with the quantised weights, within the output's range."""
-        x = np.concatenate([self.values[s] for s in self.sources]) * SCALE
-        x = torch.tensor(float_norm(x, self.norm) if self.norm else x)[None]
+        x = np.concatenate([self.values[s] * s.unit[0] for s in self.sources])
+        x = torch.tensor(float_norm(x, self.norm) if self.norm else np.clip(np.floor(x / SCALE + 0.5), -128, 127) * SCALE)[None]
         if self.attrs.get("up"):
             x = F.interpolate(x, scale_factor=2.0)
         begin = self.attrs["pad"]
@@ -105,8 +116,8 @@ class Case:
         q, scale = quantise_weights(self.attrs["weight"], self.bits)
         weight, bias = torch.tensor(q * scale[:, None, None, None]), torch.tensor(self.attrs["bias"])
         y = F.conv2d(F.pad(x, (begin, end, begin, end)), weight, bias, stride=self.attrs["stride"])[0].numpy()
-        y = y + self.values[self.operand] * SCALE if self.operand else y
-        return np.clip(y, -128 * SCALE, 127 * SCALE)
+        y = y + self.values[self.operand] * self.operand.unit[0] if self.operand else y
+        return y if self.out.fine else np.clip(y, -128 * SCALE, 127 * SCALE)
 
 
 @pytest.mark.parametrize("config, parts, outputs, size, options", [
@@ -120,6 +131,20 @@ def test_conv_without_norm_is_exact(config, parts, outputs, size, options):
 
 
 @pytest.mark.parametrize("config, parts, outputs, size, options", [
+    (SMALL, [32], 32, 16, {"wide": (3, 3, 0)}), (SMALL, [32], 24, 9, {"wide": (4, 0, 0)}), (SMALL, [48], 40, 8, {"wide": (0, 4, 0), "operand": "residual"}),
+    (SMALL, [48], 24, 9, {"operand": "residual", "wide": (3, 4, 2)}), (SMALL, [32], 32, 8, {"wide": (4, 4, 0), "operand": "vector", "stride": 2}),
+    (SMALL, [32], 32, 8, {"up": True, "wide": (3, 1, 0)}), (SMALL, [32, 16], 48, 16, {"bits": 4, "operand": "residual", "wide": (2, 2, 2)}),
+    (SMALL, [32], 40, 16, {"operand": "residual", "wide": (0, 0, 3), "kernel": 1})])
+def test_wide_tensors(config, parts, outputs, size, options):
+    """Half a unit of the output, half of that of the convolution's own result where that is rounded, and the multipliers' rounding."""
+    case = Case(config, parts, outputs, size, **options)
+    own = 0.5 * OWN_SCALE if options["wide"][2] else 0.0
+    assert np.abs(case.run() - case.expected()).max() < 0.52 * case.out.unit[0] + 1.02 * own + 0.03 * SCALE
+
+
+@pytest.mark.parametrize("config, parts, outputs, size, options", [
+    (SMALL, [32], 32, 16, {"groups": 8, "wide": (3, 3, 0)}), (SMALL, [64, 32], 32, 16, {"groups": 8, "wide": (2, 0, 0)}),
+    (SMALL, [128], 32, 16, {"groups": 32, "wide": (3, 3, 3), "operand": "residual"}),
     (SMALL, [32], 32, 16, {"groups": 8}), (SMALL, [32], 32, 16, {"groups": 8, "bits": 4, "operand": "residual"}),
     (SMALL, [64, 32], 32, 16, {"groups": 8}),                                 # a group of 12 channels crosses the concat's border
     (TINY, [128], 32, 16, {"groups": 32, "operand": "vector"}), (SMALL, [32], 32, 8, {"groups": 4, "up": True}),
@@ -138,11 +163,12 @@ def test_outside_of_the_picture_is_zero_after_the_norm():
     want = F.conv2d(x, torch.tensor(case.attrs["weight"]), torch.tensor(case.attrs["bias"]), padding=1)[0].numpy()
     border = np.ones((16, 16), bool)
     border[1:-1, 1:-1] = False
-    assert sqnr_db(want[:, border], 4 * case.run()[:, border]) > 28.0
+    assert sqnr_db(want[:, border], case.run()[:, border]) > 28.0
 
 
-def test_rtl_is_equal_to_the_model():
-    case = Case(PRESETS["ecpix5"], [64, 32], 32, 32, groups=8, operand="residual")
+@pytest.mark.parametrize("wide", [(0, 0, 0), (2, 2, 2), (0, 2, 0), (2, 0, 2)])
+def test_rtl_is_equal_to_the_model(wide):
+    case = Case(PRESETS["ecpix5"], [64, 32], 32, 32, groups=8, operand="residual", wide=wide)
     code = case.program.finish()
     image = case.program.image.finish()
     for tensor, values in case.values.items():
@@ -154,8 +180,9 @@ def test_rtl_is_equal_to_the_model():
     assert device.read(0, image.size) == machine.dram[0].tobytes()
 
 
-def test_statistics_over_tiles():
-    case = Case(SMALL, [32], 32, 16)
+@pytest.mark.parametrize("wide", [(0, 0, 0), (0, 3, 0), (3, 3, 3)])
+def test_statistics_over_tiles(wide):
+    case = Case(SMALL, [32], 32, 16, operand="residual" if wide[2] else "", wide=wide)
     case.run()
     out = get(case.machine.dram[0], case.out).astype(np.int64)
     assert len([i for i in case.program.state.items if i.op == "STORE"]) > out.shape[0] // 16          # there are tiles
@@ -213,10 +240,10 @@ def dram_words(item):
     return {f["dram"] // 16 + i * f.get("s1", 0) + j for i in range(f["n1"]) for j in range(f["n2"])}
 
 
-@pytest.mark.parametrize("size", [16, 4])
-def test_every_conflict_is_ordered(size, conflict):
+@pytest.mark.parametrize("size, wide", [(16, (0, 0, 0)), (4, (0, 0, 0)), (16, (3, 3, 3))])
+def test_every_conflict_is_ordered(size, wide, conflict):
     """Tokens order all instructions of a layer with norm and residual that touch the same memory, on chip or DRAM."""
-    case = Case(SMALL, [32], 32, size, groups=8, operand="residual")
+    case = Case(SMALL, [32], 32, size, groups=8, operand="residual", wide=wide)
     case.program.conv("next", [case.out], case.attrs, SCALE)
     state = case.program.state
     prefetcher = Prefetcher(state.items, case.program.image, state.areas, state.layers)
@@ -251,6 +278,23 @@ def test_padding_after_the_last_row():
     graph.output = graph.add(Node("y", "conv", [graph.add(Node("x", "input", [], (3, 8, 8)))], (4, 4, 4), attrs))
     want = F.conv2d(F.pad(torch.tensor(x), (0, 1, 0, 1)), torch.tensor(weight), stride=2)
     assert np.abs(evaluate(verify(graph), x, 0, [0]).numpy() - want.numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize("fine", [0, 3])
+def test_layer_norm_takes_its_own_channels_alone(fine):
+    """40 channels are two and a half blocks; the other half of the third one is not theirs, and not zero."""
+    program, rng = TiledProgram(SMALL), np.random.default_rng(fine)
+    x = program.tensor("x", (40, 4, 4), SCALE, fine=fine)
+    out = program.layer_norm(x, 1e-6, SCALE, "n")
+    code, values = program.finish(), noise(rng, (48, 4, 4), fine)
+    image = program.image.finish()
+    values[40:] += 50
+    put(image, x, values)
+    machine = Machine(program.config, image)
+    machine.run(*code)
+    real = torch.tensor(values[:40] * x.unit[0])
+    want = F.layer_norm(real.movedim(0, -1), (40,), eps=1e-6).movedim(-1, 0).numpy()
+    assert sqnr_db(want, get(machine.dram[0], out) * SCALE) > 38.0
 
 
 def test_pieces_are_balanced():

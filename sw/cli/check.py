@@ -4,14 +4,14 @@ from typing import Annotated, Optional
 
 import typer
 
-from litediffusion.sw.cli.build import STEPS, WINDOW, Bits, Json, Model, NullLabel, Sampler, Size, Steps, Texts, Weights, Window
+from litediffusion.sw.cli.build import STEPS, WINDOW, Bits, Json, Model, Narrow, NullLabel, Sampler, Size, Steps, Texts, Weights, Window
 from litediffusion.sw.cli.common import friendly_errors, load_program, print_json
 
 TargetName = Annotated[str, typer.Option(help="board, by the name of its target")]
 Guided = Annotated[Optional[float], typer.Option(help="guidance scale; not 1: two evaluations a step (default: the model's)")]
 
 
-def looked_at(source, steps, sampler, bits, guidance, window, target):
+def looked_at(source, steps, sampler, bits, guidance, window, target, narrow=False):
     """(report of picture_cost, graph, decoder) of a source on a Target, with all ranges 1."""
     from litediffusion.cores import isa
     from litediffusion.sw.calibrate import unit_ranges
@@ -25,11 +25,12 @@ def looked_at(source, steps, sampler, bits, guidance, window, target):
     ranges = unit_ranges(graph, steps) | (unit_ranges(decoder, 1) if decoder else {})
     try:
         program = compile_model(source, steps=steps, bits=bits, guidance=guidance, ranges=ranges, window_size=window << 20, config=target.config,
-                                imported=(graph, table, decoder), most=isa.MOST_DESCRIPTORS)
+                                imported=(graph, table, decoder), most=isa.MOST_DESCRIPTORS, wide=not narrow)
         report = picture_cost(program, target)
     except TooLong:
         four = chosen_bits(graph, decoder, bits, None, [], [], None)
-        report = outline(graph, table, target, ranges, bits=four, guidance=source.guidance if guidance is None else guidance, decoder=decoder)
+        report = outline(graph, table, target, ranges, bits=four, guidance=source.guidance if guidance is None else guidance, decoder=decoder,
+                         wide=not narrow)
     return report, graph, decoder
 
 
@@ -55,7 +56,7 @@ def pieces_text(report):
 
 
 def check(model: Model = "digits", steps: Steps = STEPS, sampler: Sampler = None, bits: Bits = 8, weights: Weights = None, size: Size = None, texts: Texts = None,
-          null_label: NullLabel = None, target: TargetName = "ecpix5", window: Window = WINDOW, json: Json = False):
+          null_label: NullLabel = None, target: TargetName = "ecpix5", window: Window = WINDOW, narrow: Narrow = False, json: Json = False):
     """Say what would run on a board: layers, MACs, weights, memory and predicted time; name what cannot. Builds nothing."""
     with friendly_errors():
         from litediffusion.sw.compiler.assemble import LIMIT
@@ -63,7 +64,7 @@ def check(model: Model = "digits", steps: Steps = STEPS, sampler: Sampler = None
         from litediffusion.sw.sources import load_model
 
         source, board = load_model(model, weights, size, null_label, texts, look=True), target_of(target)
-        cost, graph, decoder = looked_at(source, steps, sampler, bits, None, window, board)
+        cost, graph, decoder = looked_at(source, steps, sampler, bits, None, window, board, narrow)
         layers = layer_rows(graph, decoder, cost)
         report = {"model": source.name, "runs": cost["descriptors"] <= LIMIT, "shape": list(source.shape), "macs": sum(cost_of["macs"] for cost_of in layers),
                   "parameters": sum(layer["weights"] for layer in layers), "image_bytes": cost["needs_bytes"],
@@ -79,7 +80,8 @@ def check(model: Model = "digits", steps: Steps = STEPS, sampler: Sampler = None
 
 
 def estimate(model: Model = "digits", target: TargetName = "ecpix5", steps: Steps = STEPS, sampler: Sampler = None, bits: Bits = 8, guidance: Guided = None,
-             weights: Weights = None, size: Size = None, texts: Texts = None, null_label: NullLabel = None, window: Window = WINDOW, json: Json = False):
+             weights: Weights = None, size: Size = None, texts: Texts = None, null_label: NullLabel = None, window: Window = WINDOW,
+             narrow: Narrow = False, json: Json = False):
     """Predict cycles, DRAM bytes, time and energy of a step and a picture on a board, from the program alone. MODEL may be a .ldp file."""
     with friendly_errors():
         from litediffusion.sw.estimate import picture_cost, target_of
@@ -91,7 +93,7 @@ def estimate(model: Model = "digits", target: TargetName = "ecpix5", steps: Step
             name, report = program.meta["name"], picture_cost(program, board)
         else:
             source = load_model(model, weights, size, null_label, texts, look=True)
-            name, report = source.name, looked_at(source, steps, sampler, bits, guidance, window, board)[0]
+            name, report = source.name, looked_at(source, steps, sampler, bits, guidance, window, board, narrow)[0]
     if json:
         return print_json(report)
     typer.echo(f"{name} on {target}, {board.config.peak_macs} MACs a cycle at {report['clock_mhz']:g} MHz, "

@@ -1,5 +1,7 @@
 """The compiler's driver: graph + ranges -> Program (image, four programs, meta data)."""
 
+from functools import partial
+
 from litediffusion.cores import isa
 from litediffusion.soc.mailbox import MAX_BATCH
 from litediffusion.soc.memory_map import SELFTEST_BYTES, WINDOW_SIZE
@@ -13,6 +15,7 @@ from litediffusion.sw.compiler.tiled_graph import TiledGraph
 from litediffusion.sw.container import Program
 from litediffusion.sw.graph import macs
 from litediffusion.sw.quantise import four_bit_candidates
+from litediffusion.sw.reference import OWN
 
 NAMES = ("init", "eval", "update", "finish")
 
@@ -31,7 +34,7 @@ def weight_bits(graph, bits):
 
 def tensor_places(low, spill):
     """{layer: where its int8 tensor is after it, its shape and scales} of a lowering with tensors in DRAM."""
-    return {name: {"at": t.at + (spill if t.spilled else 0), "shape": list(t.shape), "scale": [float(s) for s in t.scale]}
+    return {name: {"at": t.at + (spill if t.spilled else 0), "shape": list(t.shape), "scale": [float(s) for s in t.scale], "skew": t.skew, "fine": t.fine}
             for name, t in getattr(low, "places", {}).items()}
 
 
@@ -62,6 +65,11 @@ def check_resident(graph):
             raise CompileError(f"layer {node.name} ({node.path}): compiled only with activations in DRAM")
 
 
+def ranges_of(graph, ranges):
+    """Those of a calibration's ranges that belong to a graph."""
+    return {name: r for name, r in ranges.items() if name.removesuffix(OWN) in graph.nodes}
+
+
 def lower_resident(config, graph, ranges, per_step, bits, steps, image, buffers, most=LIMIT):
     """The evaluation with activations on chip while they fit."""
     check_resident(graph)
@@ -76,9 +84,9 @@ def run_tiled(low, most):
     return low.run()
 
 
-def lower_tiled(config, graph, ranges, per_step, bits, steps, image, buffers, most=LIMIT):
+def lower_tiled(config, graph, ranges, per_step, bits, steps, image, buffers, most=LIMIT, wide=True):
     """The evaluation with activations in DRAM."""
-    low = TiledGraph(config, graph, choose_scales(graph, ranges, per_step, split=True), bits, steps, image, buffers)
+    low = TiledGraph(config, graph, choose_scales(graph, ranges, per_step, split=True), bits, steps, image, buffers, wide)
     return run_tiled(low, most)
 
 
@@ -87,10 +95,10 @@ def decoder_ends(buffers):
     return {"latent": buffers["latent"], "eps": buffers["result"], "eps_stride": 0}
 
 
-def lower_decoder(config, decoder, ranges, bits, image, buffers, most=LIMIT):
+def lower_decoder(config, decoder, ranges, bits, image, buffers, most=LIMIT, wide=True):
     """What makes a picture of the latents after the last step, with activations in DRAM."""
-    scales = choose_scales(decoder, {name: ranges[name] for name in decoder.nodes}, False, split=True)
-    return run_tiled(TiledGraph(config, decoder, scales, bits, 1, image, decoder_ends(buffers)), most)
+    scales = choose_scales(decoder, ranges, False, split=True)
+    return run_tiled(TiledGraph(config, decoder, scales, bits, 1, image, decoder_ends(buffers), wide), most)
 
 
 def finish_program(config, buffers, pixels, decoder):
@@ -102,7 +110,7 @@ def finish_program(config, buffers, pixels, decoder):
 
 
 def compile_graph(graph, config, table, ranges, *, bits=None, per_step=True, null_label=0, labels=1, guidance=1.0, name="model",
-                  batch=MAX_BATCH, tiled=False, window_size=WINDOW_SIZE, decoder=None, text=None, most=LIMIT):
+                  batch=MAX_BATCH, tiled=False, window_size=WINDOW_SIZE, decoder=None, text=None, most=LIMIT, wide=True):
     """Compile a graph (after the passes) into a Program.
 
     Parameters
@@ -113,7 +121,8 @@ def compile_graph(graph, config, table, ranges, *, bits=None, per_step=True, nul
     tiled : activations lie in DRAM and pass by in tiles, instead of on chip while they fit: for larger networks.
     window_size : bytes of DRAM that the engine may use.
     decoder : Graph of what makes a picture of the last latents, or None; text : meta data of a model that takes prompts;
-    most : descriptors of an evaluation, and of the decoder; more raise TooLong.
+    most : descriptors of an evaluation, and of the decoder; more raise TooLong; wide : with activations in DRAM, what norms and sums
+    read has 16 bits (wide.py).
     """
     bits, steps = bits or {}, len(table)
     shape = next(n.shape for n in graph.nodes.values() if n.op == "input")
@@ -123,10 +132,9 @@ def compile_graph(graph, config, table, ranges, *, bits=None, per_step=True, nul
     batch = min(batch, labels - 1) if text else batch
     image = Image(steps)
     buffers = buffers_of(image, words, pixels, steps, batch, decoder is not None)
-    lowering = lower_tiled if tiled else lower_resident
-    network = {name: r for name, r in ranges.items() if decoder is None or name not in decoder.nodes}
-    low = lowering(config, graph, network, per_step, bits, steps, image, buffers, most)
-    decoding = decoder and lower_decoder(config, decoder, ranges, bits, image, buffers, most)
+    lowering = partial(lower_tiled, wide=wide) if tiled else lower_resident
+    low = lowering(config, graph, ranges_of(graph, ranges), per_step, bits, steps, image, buffers, most)
+    decoding = decoder and lower_decoder(config, decoder, ranges_of(decoder, ranges), bits, image, buffers, most, wide)
     finish, finish_layers = finish_program(config, buffers, pixels, decoding)
     items = {"init": init_items(config, buffers, words, shape[0], table), "eval": low.items,
              "update": update_items(config, buffers, words, shape[0], table), "finish": finish}

@@ -27,7 +27,7 @@ NEVER = -(1 << 16)       # offset that leaves nothing of an exponential
 
 
 def score_records(s_q, s_k, d, keys=0):
-    """Records [steps, groups] with v = (score - max) in Q4.11, out = 255 * exp(v).
+    """Records [steps, groups] with v = (score - max) in Q4.11, out = 223 * exp(v), of skew bytes the largest.
 
     ``keys``: 0 for one record of all keys; else the number of keys that count, and there are records for all groups of 8 of
     a multiple of 16 keys, in which the others get no weight.
@@ -38,7 +38,7 @@ def score_records(s_q, s_k, d, keys=0):
     record["mult"], record["shift"] = m[:, None, None], shift[:, None]
     if keys:
         record["offset"] = np.where(np.arange(8 * groups) < keys, 0, NEVER).reshape(groups, 8)
-    record["omult"], record["oshift"] = 255, 14
+    record["omult"], record["oshift"] = isa.SKEW[1], 14
     return record
 
 
@@ -126,7 +126,7 @@ class AttentionLowering:
         base = dict(src=isa.SRC["ACC"], a=acc, as0=1, row=row)
         self.state.emit("POST", dict(base, n0=rows, n1=1, n2=groups, as2=rows, row_loop=1, rowmax=1), region, row_region)
         self.state.emit("POST", dict(base, n0=rows, n1=groups // 2, n2=2, as1=2 * rows, as2=rows, row_loop=2, submax=1, rowsum=1,
-                                     act=isa.ACT["EXP"], out=isa.OUT["UINT8"], dst=isa.DST["SPM"], d=p.hword(0), ds0=2,
+                                     act=isa.ACT["EXP"], out=isa.OUT["SKEW8"], dst=isa.DST["SPM"], d=p.hword(0), ds0=2,
                                      ds1=2 * p.plane, ds2=1),
                         region + row_region, p.region() + row_region, {"p": (self.score_params, 0)})
         self.mix(head, first, rows, p, vt, row)
@@ -144,7 +144,7 @@ class AttentionLowering:
         state, groups = self.state, self.d // 8
         acc, region = state.accumulators(groups * rows, False)
         state.emit("GEMM", dict(ng=groups, nkb=self.n // 16, nky=1, nkx=1, noy=1, nox=rows, x=p.addr, xk=p.plane, xw=rows, h=1,
-                                w=rows, wt=vt.addr + head * self.d, wts=self.c, wgs=8, acc=acc, ags=rows, xu=1),
+                                w=rows, wt=vt.addr + head * self.d, wts=self.c, wgs=8, acc=acc, ags=rows, xs=1),
                    p.region() + vt.region(), region)
         out, g0 = self.out, head * groups
         state.emit("POST", dict(n0=rows, n1=groups // 2, n2=2, src=isa.SRC["ACC"], a=acc, as0=1, as1=2 * rows, as2=rows, row=row,

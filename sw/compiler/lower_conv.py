@@ -54,7 +54,7 @@ def gemm_fields(node, source, blocks, y, rows):
     kh, kw = attrs["weight"].shape[2:]
     return dict(nkb=len(blocks), nky=kh, nkx=kw, noy=rows, nox=node.shape[2], x=source.addr + blocks.start * source.plane,
                 xk=source.plane, xw=w, h=h << up, w=w << up, stride2=int(stride == 2), up=up,
-                y0=y * stride - attrs["pad"], x0=-attrs["pad"])
+                y0=y * stride - attrs["pad"], x0=-attrs["pad"], xs=int(source.skew))
 
 
 def input_rows(node, height, y, rows):
@@ -73,6 +73,16 @@ def input_region(node, source, blocks, y, rows):
     return source.region(blocks.start, len(blocks), first * w, count * w)
 
 
+def out_kind(tensor):
+    """POST's output for a tensor."""
+    return isa.OUT["INT16" if tensor.wide else "SKEW8" if tensor.skew else "INT8"]
+
+
+def src_kind(tensor):
+    """POST's source for a tensor."""
+    return isa.SRC["INT16" if tensor.wide else "INT8"]
+
+
 def split_groups(first, count):
     """Loop counts (n0, n1) of POST over output groups: blocks and halves."""
     if count == 1:
@@ -86,7 +96,8 @@ def drain_fields(out, first, count, acc, group_entries, pixel, pixels):
     """Address fields of the POST that drains groups [first, first + count) into ``out`` at ``pixel``."""
     n0, n1 = split_groups(first, count)
     return dict(n0=n0, n1=n1, n2=pixels, src=isa.SRC["ACC"], a=acc, as0=2 * group_entries, as1=group_entries, as2=1,
-                dst=isa.DST[out.mem], d=out.hword(first) + 2 * pixel, ds0=2 * out.plane, ds1=1, ds2=2, ps0=2, ps1=1)
+                dst=isa.DST[out.mem], d=out.hword(first) + 2 * pixel, ds0=out.strides[0], ds1=out.strides[1], ds2=2,
+                ps0=2, ps1=1, out=out_kind(out))
 
 
 def operand_fields(operand, first, pixel, rop="ADD"):

@@ -117,7 +117,8 @@ class GraphLowering(State):
                 raise CompileError(f"layer {node.name}: {node.shape[0]} output channels, the limit is 8")
             out = Tensor(node.name, (8,) + node.shape[1:], self.words(node.shape[1] * node.shape[2], node.name))
         else:
-            out = self.alloc(node.name, node.shape, self.needs_stats(node.name), "WBUF" if kind == "key" else "SPM")
+            out = self.alloc(node.name, node.shape, self.needs_stats(node.name), "WBUF" if kind == "key" else "SPM",
+                             bool(node.attrs.get("skew")))
         norm = None if final else self.following_norm(node.name)
         on_block = (lambda t, block: self.norms[norm].block(t, block)) if norm else (lambda t, block: None)
         ConvLowering(self, node, out, on_block, final).run()
@@ -158,7 +159,7 @@ class GraphLowering(State):
         saved = self.layer
         if layer is None:
             self.begin(norm.name)
-        outs = [self.alloc(norm.name, norm.shape)]
+        outs = [self.alloc(norm.name, norm.shape, skew=bool(norm.attrs.get("skew")))]
         if self.kinds.get(norm.name) == "tokens":
             name = f"{norm.name}.tokens"
             outs.append(self.alloc(name, norm.shape, mem="WBUF"))

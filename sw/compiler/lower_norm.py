@@ -2,6 +2,7 @@
 
 from litediffusion.cores import isa
 from litediffusion.sw.compiler.items import CompileError
+from litediffusion.sw.compiler.lower_conv import out_kind
 from litediffusion.sw.compiler.records import activation_code, norm_records
 
 
@@ -75,6 +76,6 @@ class NormLowering:
             raise CompileError(f"layer {self.node.name}: {channels} channels in one piece; make it a multiple of 16")
         fields = dict(n0=n0, n1=n1, n2=source.pixels, src=isa.SRC["INT8"], a=source.hword(2 * first_block), as0=a["s0"], as1=a["s1"],
                       as2=2, dst=isa.DST[out.mem], d=out.hword(2 * block), ds0=d["s0"], ds1=d["s1"], ds2=2, ps0=step0, ps1=step1,
-                      act=activation_code(self.node.attrs.get("function")))
+                      out=out_kind(out), act=activation_code(self.node.attrs.get("function")))
         blocks = -(-channels // 16)
         self.state.emit("POST", fields, source.region(first_block, blocks), out.region(block, blocks), {"p": (params, 2 * first_block)})

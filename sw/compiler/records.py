@@ -65,6 +65,13 @@ def v_unit(function, s_out):
     return np.full_like(s_out, ACT_ONE) if function else 2.0 ** PLAIN_FRACTION / s_out
 
 
+def rounding_record(fine):
+    """POST's record for out = source without its ``fine`` bits below the unit, rounded."""
+    record = np.zeros((1, 1), RECORD)
+    record["mult"], record["omult"], record["oshift"] = 1, 1, fine
+    return record
+
+
 STATE_UNIT = 1.0 / 4096      # real value of one count of a latent (Q3.12)
 
 
@@ -140,36 +147,40 @@ def _norm_eps(record, eps, count, s_x):
     record["eps_m"], record["eps_s"] = np.round(e / 2.0 ** eps_s)[:, None], eps_s[:, None]
 
 
-def layer_norm_records(eps, channels, s_x, s_out):
-    """Records [steps, 1] of (q - mean) / sigma over the channels of a pixel, in the scale s_out [steps]; v is Q4.11."""
+def layer_norm_records(eps, channels, s_x, s_out, fine=0):
+    """Records [steps, 1] of (q - mean) / sigma over the channels of a pixel, in the scale s_out [steps]; v is Q4.11.
+
+    s_x [steps]: scale of q; fine: bits of q below a byte's unit.
+    """
     record = np.zeros((len(s_x), 1), RECORD)
     record["mult"] = 1 << LAYER_NORM_FRACTION
-    record["shift"], record["gshift"] = NORM_SHIFT, LAYER_NORM_FRACTION + 9 - NORM_SHIFT
+    record["shift"], record["gshift"] = NORM_SHIFT + fine, LAYER_NORM_FRACTION + 9 - NORM_SHIFT - fine
     _norm_eps(record, eps, channels, s_x)
     output_scalars(record, True, s_out)
     return record
 
 
-def modulated_norm_records(eps, channels, s_x, s_m, s_v, s_out, what):
+def modulated_norm_records(eps, channels, s_x, s_m, s_v, s_out, what, fine=0):
     """Two passes' records [steps, 1] of m * (q - mean) / sigma + v with vectors m and v of scales s_m, s_v, and int16 between them."""
-    first = layer_norm_records(eps, channels, s_x, s_out)
+    first = layer_norm_records(eps, channels, s_x, s_out, fine)
     first["rshift"], first["omult"], first["oshift"] = PLAIN_FRACTION, 1, 0
     return first, between_records(s_m * 2.0 ** PLAIN_FRACTION / ACT_ONE, s_v, s_out, what)
 
 
-def norm_records(node, first, channels, s_x, s_out, pixels, what):
+def norm_records(node, first, channels, s_x, s_out, pixels, what, fine=0):
     """Records [steps, groups] that NORM turns into the multiplier and offset of a GroupNorm part.
 
-    v is Q4.11: gamma * (q - mean) / sigma * 2^11. ``channels`` from ``first`` on, of one source with scale s_x.
+    v is Q4.11: gamma * (q - mean) / sigma * 2^11. ``channels`` from ``first`` on, of one source with scale s_x, whose
+    values have ``fine`` bits below a byte's unit.
     """
     gamma, beta = (node.attrs[k][..., first:first + channels] for k in ("gamma", "beta"))      # [C] or [steps, C]
     groups = -(-channels // 8)
     gsize = node.shape[0] // node.attrs["groups"]
-    fraction = int(np.clip(14 - np.ceil(np.log2(max(np.abs(gamma).max(), 1e-6))), 0, 20))
+    fraction = int(np.clip(14 - np.ceil(np.log2(max(np.abs(gamma).max(), 1e-6))), fine, 20))
     record = np.zeros((len(s_x), groups), RECORD)
     record["mult"] = np.clip(np.round(lanes(gamma * 2.0 ** fraction, groups)), -32768, 32767)
     record["offset"] = offset32(lanes(beta * ACT_ONE, groups), what)
-    record["shift"], record["gshift"] = NORM_SHIFT, fraction + 9 - NORM_SHIFT
+    record["shift"], record["gshift"] = NORM_SHIFT + fine, fraction + 9 - NORM_SHIFT - fine
     _norm_eps(record, node.attrs["eps"], gsize * pixels, s_x)
     output_scalars(record, True, s_out)
     return record

@@ -8,7 +8,7 @@ EPS_SCALE = 2.0 ** PLAIN_FRACTION / 4096      # makes v of the output conv the Q
 MIN_RANGE = 1e-6         # of a table of zeros
 
 
-def _crosses(graph, node):
+def crosses(graph, node):
     """True if a norm's groups cross the borders of its input's parts."""
     size = node.shape[0] // node.attrs["groups"]
     return any(graph.shape(s)[0] % size for s in graph.sources(node.inputs[0]))
@@ -22,7 +22,7 @@ def _shared(graph):
     """
     groups = []
     for node in graph.nodes.values():
-        crossing = node.op == "norm" and _crosses(graph, node)
+        crossing = node.op == "norm" and crosses(graph, node)
         if (node.op == "conv" and graph.nodes[node.inputs[0]].op == "cat") or crossing:
             names, equal = set(graph.sources(node.inputs[0])), crossing
             touching = [g for g in groups if g[0] & names]

@@ -11,7 +11,7 @@ from litediffusion.sw.compiler.residency import Residency
 
 @dataclass(eq=False)
 class Tensor:
-    """An int8 tensor in SPM (or WBUF): channel blocks of 16, ``plane`` words apart, each ``pixels`` = H*W words.
+    """An int8 (or, ``wide``, int16) tensor in SPM (or WBUF): channel blocks of 16, ``plane`` words apart, each ``pixels`` = H*W words.
     hword = 2 * word + half."""
     name: str
     shape: tuple
@@ -19,6 +19,8 @@ class Tensor:
     mem: str = "SPM"
     stat: int = -1           # first statistics record, -1: none kept
     dram: int = -1           # word in the spill buffer, -1: never evicted
+    skew: bool = False       # of skew bytes (isa.SKEW)
+    wide: bool = False       # of int16: a plane for each group of 8 channels
 
     @property
     def pixels(self):
@@ -31,7 +33,11 @@ class Tensor:
     @property
     def words(self):
         """On-chip words of the whole tensor."""
-        return self.blocks * self.plane
+        return self.planes * self.plane
+
+    @property
+    def planes(self):
+        return self.blocks * (2 if self.wide else 1)
 
     @property
     def blocks(self):
@@ -43,16 +49,24 @@ class Tensor:
 
     def hword(self, group):
         """hword of pixel 0 of an output group of 8 channels."""
+        if self.wide:
+            return 2 * (self.addr + group * self.plane)
         return 2 * (self.addr + (group >> 1) * self.plane) + (group & 1)
+
+    @property
+    def strides(self):
+        """hwords between blocks and between the halves of a block."""
+        return (4 * self.plane, 2 * self.plane) if self.wide else (2 * self.plane, 1)
 
     def region(self, first_block=0, blocks=None, first=0, pixels=None):
         """Intervals of the pixels [first, first + pixels) of some blocks."""
         blocks = self.blocks - first_block if blocks is None else blocks
         pixels = self.pixels - first if pixels is None else pixels
+        step = 2 if self.wide else 1
         if pixels == self.pixels:
-            start = self.addr + first_block * self.plane
-            return [(self.mem, start, start + blocks * self.plane)]
-        starts = [self.addr + b * self.plane + first for b in range(first_block, first_block + blocks)]
+            start = self.addr + first_block * step * self.plane
+            return [(self.mem, start, start + blocks * step * self.plane)]
+        starts = [self.addr + b * self.plane + first for b in range(first_block * step, (first_block + blocks) * step)]
         return [(self.mem, s, s + pixels) for s in starts]
 
 
@@ -108,9 +122,9 @@ class State(Residency):
 
     # --- space -------------------------------------------------------------------------------------------------------
 
-    def alloc(self, name, shape, stat=False, mem="SPM"):
+    def alloc(self, name, shape, stat=False, mem="SPM", skew=False):
         """A new int8 tensor on chip. Raises CompileError when it does not fit."""
-        t = Tensor(name, tuple(shape), -1, mem)
+        t = Tensor(name, tuple(shape), -1, mem, skew=skew)
         t.addr = self.words(t.words, name, mem)
         if stat:
             t.stat = self.stats.alloc(t.groups)

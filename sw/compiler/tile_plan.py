@@ -30,7 +30,8 @@ class Layer:
 
     node : conv Node; parts : blocks of each input tensor; shape : (C, H, W) of the input; w4 : int4 weights;
     normed : the input is normalised on chip; residual : an equally large tensor is added; spare : SPM words taken;
-    out_words : SPM words that the places of output blocks take for every pixel.
+    wide_in, wide_out, wide_residual : these are of int16, two words a pixel and block; out_words : words of a pixel of an output block
+    whose places are not wide; between : words a pixel of what lies between two passes of a drain.
     """
     node: object
     parts: tuple
@@ -39,7 +40,11 @@ class Layer:
     normed: bool
     residual: bool
     spare: int = 0
-    out_words: int = OUT_SLOTS
+    wide_in: bool = False
+    wide_out: bool = False
+    wide_residual: bool = False
+    out_words: int = 1
+    between: int = 0
 
     @property
     def taps(self):
@@ -50,6 +55,20 @@ class Layer:
     def lanes(self):
         """Output channels of a GEMM group."""
         return 16 if self.w4 else 8
+
+    @property
+    def in_words(self):
+        """Words of a pixel of an input block."""
+        return 1 + self.wide_in
+
+    def place_words(self, rows):
+        """Words of the place of an output block of so many rows."""
+        pixels = rows * self.node.shape[2]
+        return 2 * odd_plane(pixels) if self.wide_out or self.wide_residual else self.out_words * pixels
+
+    def drain_words(self, rows):
+        """Words of all places of output blocks, and of what lies between the passes of a drain."""
+        return OUT_SLOTS * self.place_words(rows) + self.between * rows * self.node.shape[2]
 
     def chunks(self):
         """[(first group, groups)] of an output block each."""
@@ -86,12 +105,13 @@ def _cycles(config, layer, plan, in_words):
     loads = 1 if plan.resident else len(plan.batches())
     array = sum(groups * layer.taps * sum(-(-n // words) for _, _, n in plan.slices) * max(rows * ow, 8 * words)
                 for _, rows in plan.tiles)
-    inputs = sum(in_words) * blocks * loads
+    inputs = sum(in_words) * blocks * loads * layer.in_words
     outputs = out_blocks * layer.node.shape[1] * ow
     steps = len(plan.tiles) * len(plan.chunks) * len(plan.slices)
     weights = len(plan.tiles) * groups * blocks * layer.taps * 8
-    dram = weights + inputs + outputs * (2 if layer.residual else 1) + steps * DESCRIPTOR_WORDS
-    post = 2 * (inputs * layer.normed + outputs) * config.post_beats
+    dram = weights + inputs + outputs * (1 + layer.wide_out + layer.residual * (1 + layer.wide_residual)) + steps * DESCRIPTOR_WORDS
+    passes = sum(in_words) * blocks * loads * (layer.normed or layer.wide_in) + outputs * (1 + layer.wide_residual)
+    post = 2 * passes * config.post_beats
     work = array, dram * WORD_BYTES / config.dram_bytes / DRAM_SHARE, post
     return max(work) + OVERLAP_LOSS * sum(work)
 
@@ -108,14 +128,14 @@ def _candidates(config, layer):
             break
         tiles = balanced(oh, rows)
         in_words = [count * layer.shape[2] for _, count in (input_rows(layer.node, layer.shape[1], y, n) for y, n in tiles)]
-        plane, ring = odd_plane(max(in_words)), spm - layer.out_words * rows * ow
+        plane, ring = odd_plane(max(in_words)), spm - layer.drain_words(rows)
         # A batch in half of the accumulators leaves the other half to the next: drains overlap its products.
         limit = config.acc_words // (size * rows * ow) * (1 if layer.w4 else 2)
         for at_once in dict.fromkeys((max(1, limit // 2), 1, min(limit, len(chunks)))):      # of equal plans the first is taken
             for blocks in range(1, widest + 1):
                 slices = _slices(layer.parts, blocks)
                 for resident in (True, False):
-                    if (sum(layer.parts) + blocks if resident else SLICES_AHEAD * blocks) * plane <= ring:
+                    if (sum(layer.parts) + blocks if resident else SLICES_AHEAD * blocks) * plane * layer.in_words <= ring:
                         plan = TilePlan(tiles, chunks, slices, at_once, resident, ring, 0.0)
                         yield TilePlan(tiles, chunks, slices, at_once, resident, ring, _cycles(config, layer, plan, in_words))
 

@@ -100,7 +100,7 @@ class TiledAttention:
         start = BUFFERS * sum(size[:kind]) + number % BUFFERS * size[kind]
         return Tensor(self.name, (channels, rows, 1), start * self.plane)
 
-    def products(self, source, tensor, first, count, column, unsigned):
+    def products(self, source, tensor, first, count, column, skew):
         """``source`` by ``count`` groups of pixels of ``tensor``, from pixel ``column`` and block ``first`` on.
 
         Returns (first accumulator, region).
@@ -117,7 +117,7 @@ class TiledAttention:
                                   length=8 * groups, pitch=tensor.pixels, spilled=tensor.spilled)
                 state.emit("GEMM", dict(ng=groups, nkb=blocks, nky=1, nkx=1, noy=1, nox=rows, x=source.addr + block * source.plane,
                                         xk=source.plane, xw=rows, h=1, w=rows, wts=8 * groups, wgs=8, acc=acc + group * rows,
-                                        ags=rows, accumulate=int(block > 0), xu=int(unsigned)),
+                                        ags=rows, accumulate=int(block > 0), xs=int(skew)),
                            source.region(block, blocks) + (region if block else []), region, {"wt": (weights, 0)})
         return acc, region
 
@@ -133,7 +133,7 @@ class TiledAttention:
         base = dict(src=isa.SRC["ACC"], a=acc, as0=1, row=row, n0=rows)
         state.emit("POST", dict(base, n1=1, n2=groups, as2=rows, row_loop=1, rowmax=1), region, records)
         state.emit("POST", dict(base, n1=groups // 2, n2=2, as1=2 * rows, as2=rows, row_loop=2, submax=1, rowsum=1,
-                                act=isa.ACT["EXP"], out=isa.OUT["UINT8"], dst=isa.DST["SPM"], d=p.hword(0), ds0=2, ds1=2 * p.plane, ds2=1,
+                                act=isa.ACT["EXP"], out=isa.OUT["SKEW8"], dst=isa.DST["SPM"], d=p.hword(0), ds0=2, ds1=2 * p.plane, ds2=1,
                                 ps1=2 * self.some, ps2=int(self.some)),
                    region + records, p.region() + records, {"p": (self.score_params, 0)})
         return row

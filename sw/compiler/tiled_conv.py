@@ -6,18 +6,22 @@ emitted ahead (``tile_plan``, ``tiles.SliceStream``), so the queues overlap tile
 loaded: GEMM takes them as zero, after the norm.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from litediffusion.cores import isa
 from litediffusion.sw.compiler.items import WORD_BYTES, CompileError, Operand, Pool, Resource
-from litediffusion.sw.compiler.lower_conv import drain_fields, gemm_fields, input_rows, operand_fields
+from litediffusion.sw.compiler.lower_conv import drain_fields, gemm_fields, input_rows, operand_fields, out_kind
 from litediffusion.sw.compiler.record_parts import RecordParts
-from litediffusion.sw.compiler.records import activation_code, conv_records, gated_records, quantise_weights, times_records, weight_tiles
+from litediffusion.sw.compiler.records import (PLAIN_FRACTION, activation_code, conv_records, gated_records, quantise_weights, rounding_record,
+                                               times_records, weight_tiles)
 from litediffusion.sw.compiler.state import Tensor
 from litediffusion.sw.compiler.tile_plan import OUT_SLOTS, Layer, plan_tiles
-from litediffusion.sw.compiler.tiles import Slice, SliceStream, move
+from litediffusion.sw.compiler.tiles import Prepared, Slice, SliceStream, move
 
 INT16_WORDS = 2          # SPM words of a pixel of an output block whose 16 channels are int16
+PATCH_WORDS = 2          # SPM words of a pixel of an output block of patches: int16 of two groups
 
 
 class ConvWeights:
@@ -65,48 +69,70 @@ class TiledConv:
     """Emits one conv node.
 
     sources : DramTensor parts of the input (the weights are for the first one's scale); out : DramTensor; weights : ConvWeights or TokenWeights;
-    norm : None or (params resource, function, scale [steps] of the normalised input); operand : None or DramTensor, as
-    large as ``out`` or a vector, that is added; s_factor : None, or [steps]: then the operand multiplies, and this is the
-    scale of what it multiplies; residual : None or DramTensor, as large as ``out``, that is added to a product with a vector;
-    w4 : int4 weights; final : int16 output, v itself, of up to 8 channels or (``patch``) of 8 for each of the patch x patch
-    pixels of ``out`` that a pixel of the node becomes.
+    norm : None or Prepared; operand : None or DramTensor, as large as ``out`` or a vector, that is added, or with ``times`` multiplies;
+    s_own : None, or [steps]: scale of the convolution's own result, for ``times`` and for a wide operand; residual : None or DramTensor
+    of bytes, as large as ``out``, that is added to a product with a vector; w4 : int4 weights; final : int16 output, v itself, of up to
+    8 channels or (``patch``) of 8 for each of the patch x patch pixels of ``out`` that a pixel of the node becomes.
     """
 
-    def __init__(self, state, node, sources, out, weights, norm=None, operand=None, w4=False, final=False, s_factor=None, residual=None,
-                 patch=1):
+    def __init__(self, state, node, sources, out, weights, norm=None, operand=None, w4=False, final=False, s_own=None, times=False,
+                 residual=None, patch=1):
         self.state, self.node, self.sources, self.out, self.norm, self.operand = state, node, sources, out, norm, operand
-        self.s_factor, self.residual, self.patch = s_factor, residual, patch
+        self.s_own, self.times, self.residual, self.patch = s_own, times, residual, patch
+        self.wide_sum = bool(operand and operand.fine)
+        if residual and (residual.fine or out.fine):
+            raise CompileError(f"layer {node.name}: a product with a vector and a sum, whose operand or result is wide")
         self.weights, self.w4, self.final = weights, w4, final
         self.vector = self.load_vector() if operand and operand.pixels == 1 else None
         self.spare = self.vector.words if self.vector else 0
         self.brought = residual or (None if self.vector else operand)       # comes by with the output's blocks
         parts = tuple(s.blocks for s in sources)
-        self.place_words = 2 if patch > 1 else 1                             # of a pixel of an output block: int16 of two groups, or int8
-        out_words = OUT_SLOTS * self.place_words + (INT16_WORDS if residual else 0)
-        self.plan = plan_tiles(state.config, Layer(node, parts, (16 * sum(parts),) + tuple(sources[0].shape[1:]), w4,
-                                                   norm is not None, self.brought is not None, self.spare, out_words))
-        self.params, self.sums = self.all_params()
-        self.tile_pixels = self.plan.tiles[0][1] * node.shape[2]
-        self.slots = state.config.spm_words - out_words * self.tile_pixels
+        self.between = INT16_WORDS if residual else int(self.wide_sum)      # words a pixel of what lies between two passes
+        layer = Layer(node, parts, (16 * sum(parts),) + tuple(sources[0].shape[1:]), w4, norm is not None, self.brought is not None,
+                      self.spare, any(s.fine for s in sources), out.fine > 0, self.wide_sum, PATCH_WORDS if patch > 1 else 1, self.between)
+        self.plan = plan_tiles(state.config, layer)
+        self.params, self.second = self.all_params()
+        self.slot = layer.place_words(self.plan.tiles[0][1])
+        self.slots = state.config.spm_words - OUT_SLOTS * self.slot
+        self.between_at = self.slots - self.between * self.plan.tiles[0][1] * node.shape[2]
 
     def all_params(self):
-        """Records of the drain, and the resource of the record of the residual's pass behind a product with a vector or None."""
+        """Records of the drain, and the resource of the record of its second pass, which adds what is brought, or None."""
         if not self.residual:
-            return RecordParts(self.state, self.records()), None
-        s_x = self.norm[2] if self.norm else self.sources[0].scale
-        first, second = gated_records(self.weights.scale, self.node.attrs["bias"], s_x, self.s_factor, self.operand.scale, self.residual.scale,
+            return RecordParts(self.state, self.records()), self.state.params(self.sum_records()) if self.wide_sum else None
+        s_x = self.norm.scale if self.norm else self.sources[0].scale
+        first, second = gated_records(self.weights.scale, self.node.attrs["bias"], s_x, self.s_own, self.operand.scale, self.residual.scale,
                                       self.out.scale, self.node.name)
         return RecordParts(self.state, first), self.state.params(second)
 
     def records(self):
-        node, s_x = self.node, self.norm[2] if self.norm else self.sources[0].scale
+        node, s_x = self.node, self.norm.scale if self.norm else self.sources[0].scale
         s_r = self.operand.scale if self.operand else None
-        if self.s_factor is not None:
-            return times_records(self.weights.scale, node.attrs["bias"], s_x, self.s_factor, s_r, self.out.scale, node.name)
+        if self.wide_sum:
+            return conv_records(self.weights.scale, node.attrs["bias"], s_x, self.s_own, None, None, node.name)
+        if self.times:
+            return times_records(self.weights.scale, node.attrs["bias"], s_x, self.s_own, s_r, self.out.scale, node.name)
         record = conv_records(self.weights.scale, node.attrs["bias"], s_x, self.out.scale, s_r, node.attrs.get("function"), node.name)
         if self.final:
             record["oshift"] = 0             # v is the 16-bit output itself
+        return self.widened(record)
+
+    def widened(self, record):
+        """Records for a wide output: of v's bits below a byte's unit some are kept."""
+        if self.out.fine:
+            record["oshift"] = PLAIN_FRACTION - self.out.fine
         return record
+
+    def sum_records(self):
+        """The record of the second pass: wide operand and the convolution's own result, as bytes."""
+        return self.widened(conv_records(np.ones(8), None, self.operand.unit, self.out.scale, self.s_own, self.node.attrs.get("function"),
+                                         self.node.name))
+
+    def prepared(self):
+        """What POST does to each part of the input: the norm, or rounding of a wide one."""
+        if self.norm:
+            return [self.norm] * len(self.sources)
+        return [Prepared(self.state.params(rounding_record(s.fine)), None, s.scale, single=True) if s.fine else None for s in self.sources]
 
     def load_vector(self):
         """A vector operand stays on chip for the layer, at the start of the scratchpad."""
@@ -129,7 +155,7 @@ class TiledConv:
 
     def run(self):
         steps = self.steps()
-        stream = SliceStream(self.state, self.sources, [piece for _, _, piece in steps], self.norm and self.norm[:2],
+        stream = SliceStream(self.state, self.sources, [piece for _, _, piece in steps], self.prepared(),
                              Pool(self.plan.ring, self.spare))
         drains, accumulators, done, products = Drains(self), {}, {}, len(self.plan.slices)
         for step, (tile, chunk, piece) in enumerate(steps):
@@ -166,9 +192,22 @@ class Drains:
 
     def place(self, number):
         """The output block of drain ``number`` on chip."""
-        (_, rows), (first, _) = self.order[number]
-        words = self.conv.tile_pixels * self.conv.place_words
-        return Tensor(self.conv.out.name, (16, rows, self.conv.node.shape[2] * self.conv.place_words), self.conv.slots + number % OUT_SLOTS * words)
+        (_, rows), _ = self.order[number]
+        at = self.conv.slots + number % OUT_SLOTS * self.conv.slot
+        if self.conv.patch > 1:
+            return Tensor(self.conv.out.name, (16, rows, self.conv.node.shape[2] * PATCH_WORDS), at)
+        return self.conv.out.piece(1, rows, at)
+
+    def residual(self, number):
+        """The residual's block in the same place. A byte residual of a wide output lies in its second plane: POST writes the first half
+        of the channels before it reads the residual's second."""
+        out = self.place(number)
+        first = out.addr + (out.plane if out.wide and not self.conv.wide_sum else 0)
+        return replace(out, addr=first, skew=False, wide=self.conv.wide_sum)
+
+    def own(self, number):
+        """A place for the convolution's own result as bytes, to be added to a wide residual; POST alone uses it."""
+        return replace(self.place(number), addr=self.conv.between_at, skew=False, wide=False)
 
     def block(self, chunk):
         return chunk[0] if self.conv.w4 else chunk[0] // 2
@@ -178,7 +217,7 @@ class Drains:
         conv = self.conv
         while conv.brought and self.loaded < min(self.done + OUT_SLOTS // 2, len(self.order)):
             tile, chunk = self.order[self.loaded]
-            move(self.state, "LOAD", conv.brought, self.block(chunk), tile[0], self.place(self.loaded))
+            move(self.state, "LOAD", conv.brought, self.block(chunk), tile[0], self.residual(self.loaded))
             self.loaded += 1
 
     def drain(self, accumulators):
@@ -205,30 +244,44 @@ class Drains:
         return dict(stat=1, stat_acc=int(tile[0] > 0), stat_rec=conv.out.stat + 2 * block) if conv.out.stat >= 0 else {}
 
     def drain_block(self, accumulators, tile, chunk, out):
-        """One pass: operand, activation, statistics."""
+        """Operand, activation, statistics: one pass, or with a wide residual two."""
         conv, block, (acc, region) = self.conv, self.block(chunk), accumulators
-        fields, reads = self.fields(out, acc, tile, chunk), list(region)
-        if conv.operand:
-            operand = conv.vector or out
-            fields.update(operand_fields(operand, 2 * block if conv.vector else 0, 0, "ADD" if conv.s_factor is None else "MUL"))
+        if conv.wide_sum:
+            fields, reads, params = self.sum(accumulators, tile, chunk, out)
+        else:
+            fields, reads, params = self.fields(out, acc, tile, chunk), list(region), conv.params.need(2 * block)
+        if conv.operand and not conv.wide_sum:
+            operand = conv.vector or self.residual(self.done)
+            fields.update(operand_fields(operand, 2 * block if conv.vector else 0, 0, "MUL" if conv.times else "ADD"))
             reads += operand.region()
         fields["act"] = activation_code(conv.node.attrs.get("function"))
         if conv.final:
             fields.update(out=isa.OUT["INT16"], d=2 * out.addr, ds2=2)
         fields.update(self.statistics(tile, block))
-        self.state.emit("POST", fields, reads, out.region(), {"p": conv.params.need(2 * block)})
+        self.state.emit("POST", fields, reads, out.region(), {"p": params})
+
+    def sum(self, accumulators, tile, chunk, out):
+        """Emit the drain of the convolution's own result; (fields, reads, records) of the pass that adds it to the wide residual."""
+        conv, block, (acc, region) = self.conv, self.block(chunk), accumulators
+        own, wide = self.own(self.done), self.residual(self.done)
+        first = self.fields(own, acc, tile, chunk)
+        self.state.emit("POST", first, region, own.region(), {"p": conv.params.need(2 * block)})
+        fields = dict(n0=1, n1=first["n0"] * first["n1"], n2=first["n2"], src=isa.SRC["INT16"], a=wide.hword(0), as1=wide.strides[1], as2=2,
+                      dst=isa.DST["SPM"], d=out.hword(0), ds1=out.strides[1], ds2=2, out=out_kind(out), rop=isa.ROP["ADD"], r=own.hword(0),
+                      rs1=1, rs2=2)
+        return fields, own.region() + wide.region(), (conv.second, 0)
 
     def drain_gated(self, accumulators, tile, chunk, out):
         """Two passes: times the vector to int16, plus the residual to int8."""
         conv, block, (acc, region) = self.conv, self.block(chunk), accumulators
-        at, pixels = conv.slots + OUT_SLOTS * conv.tile_pixels, tile[1] * conv.node.shape[2]
+        at, pixels = conv.between_at, tile[1] * conv.node.shape[2]
         between = [("SPM", at, at + INT16_WORDS * pixels)]
         fields = self.fields(out, acc, tile, chunk) | operand_fields(conv.vector, 2 * block, 0, "MUL")
         self.state.emit("POST", fields | dict(out=isa.OUT["INT16"], d=2 * at, ds1=2 * pixels, ds2=2), region + conv.vector.region(), between,
                         {"p": conv.params.need(2 * block)})
-        fields = self.fields(out, acc, tile, chunk) | operand_fields(out, 0, 0) | self.statistics(tile, block)
+        fields = self.fields(out, acc, tile, chunk) | operand_fields(self.residual(self.done), 0, 0) | self.statistics(tile, block)
         self.state.emit("POST", fields | dict(src=isa.SRC["INT16"], a=2 * at, as1=2 * pixels, as2=2, ps0=0, ps1=0), between + out.region(),
-                        out.region(), {"p": (conv.sums, 0)})
+                        out.region(), {"p": (conv.second, 0)})
 
     def drain_patches(self, accumulators, tile, group, out):
         """Two neighbours of every patch, int16: POST puts them side by side, STORE between those of the other chunks."""

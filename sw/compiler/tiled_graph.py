@@ -15,7 +15,9 @@ from litediffusion.sw.compiler.tables import BLOCK, quantise_rows, table_rows
 from litediffusion.sw.compiler.tiled_attention import TiledAttention, transposed_values
 from litediffusion.sw.compiler.tiled_program import TiledProgram
 from litediffusion.sw.compiler.tiles import DramTensor
+from litediffusion.sw.compiler.wide import wide_tensors
 from litediffusion.sw.hollow import hollow, is_hollow
+from litediffusion.sw.reference import OWN
 
 
 def fill_heads(array, heads, axis, multiple=BLOCK):
@@ -43,15 +45,16 @@ class TiledGraph(TiledProgram):
     """Emits the items of one evaluation: latents in, eps (int16 words) out.
 
     After ``run``: ``items``, ``layers`` and ``areas``, ``spill_words`` of DRAM for activations, and ``conditions``: where the
-    tables that the host fills lie, their shape and scale; ``places``: tensors by the name of their layer.
+    tables that the host fills lie, their shape and scale; ``places``: tensors by the name of their layer. ``wide``: what norms and sums
+    read is kept in 16 bits (wide.py).
     """
 
-    def __init__(self, config, graph, scales, bits, steps, image, buffers):
+    def __init__(self, config, graph, scales, bits, steps, image, buffers, wide=True):
         TiledProgram.__init__(self, config, image, steps)
         self.buffers = buffers
         self.graph, self.scales, self.bits = graph, scales, bits
         self.arena, self.tensors, self.uses, self.conditions = Arena(), {}, {}, {}
-        self.places = {}
+        self.places, self.fine = {}, wide_tensors(graph) if wide else {}
         self.stats = StatPlan(graph, Pool(config.stat_words))
         self.projections = {}           # conv: (attention node, its part: "q", "k" or "v")
         for node in graph.nodes.values():
@@ -203,7 +206,8 @@ class TiledGraph(TiledProgram):
         operand, residual = ([self.tensors[name] for name in node.inputs[1:]] + [None, None])[:2]
         bits = self.bits.get(node.name, 8)
         out = self.conv(node.name, sources, attrs, None if final else self.scales[node.name], norm=norm_of, operand=operand, residual=residual,
-                        bits=bits, s_factor=self.scales[f"{node.name}.factor"] if attrs.get("times") else None, stat=-1 if final else self.stats.kept(node.name))
+                        bits=bits, s_own=self.scales.get(node.name + OWN, self.scales[node.name]), stat=-1 if final else self.stats.kept(node.name),
+                        fine=self.fine.get(node.name, 0))
         if norm and not wide:
             self.stats.done(norm.name)
         for tensor in sources if wide else [joined] if joined else []:
@@ -285,7 +289,7 @@ class TiledGraph(TiledProgram):
         """A node by itself: a convolution with the identity, which ``attrs`` and a second operand make what it is."""
         attrs["weight"] = np.eye(node.shape[0])[:, :, None, None]
         self.keep(node.name, self.conv(node.name, [self.tensors[node.inputs[0]]], attrs, self.scales[node.name], operand=operand,
-                                       stat=self.stats.kept(node.name)))
+                                       stat=self.stats.kept(node.name), s_own=self.scales[node.inputs[0]], fine=self.fine.get(node.name, 0)))
 
     def lower_upsample(self, node):
         self.identity(node, up=True)
@@ -294,7 +298,7 @@ class TiledGraph(TiledProgram):
         self.identity(node, self.tensors[node.inputs[1]])
 
     def lower_act(self, node):
-        self.identity(node, function=node.attrs["function"])
+        self.identity(node, function=node.attrs["function"], skew=node.attrs.get("skew"))
 
     def lower_layer_norm(self, node):
         if node.attrs["gamma"] is not None or node.attrs["beta"] is not None:

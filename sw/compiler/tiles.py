@@ -1,11 +1,12 @@
 """Tensors in DRAM, and the slices of them that are on chip for a while."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from litediffusion.cores import isa
 from litediffusion.sw.compiler.items import WORD_BYTES
+from litediffusion.sw.compiler.lower_conv import out_kind, src_kind
 from litediffusion.sw.compiler.records import activation_code
 from litediffusion.sw.compiler.state import Tensor
 
@@ -15,11 +16,12 @@ LOAD_AHEAD = 40          # products between a slice's LOAD and its first use, at
 
 @dataclass(eq=False)
 class DramTensor:
-    """An int8 tensor in DRAM: [block][pixel][16 channels] from byte ``at`` of the window.
+    """An int8 or int16 tensor in DRAM: [block][pixel][16 channels] from byte ``at`` of the window.
 
     scale : [steps], real value of one count; stat : first statistics record of its channels, -1: none kept;
     index : a LOAD's or STORE's index fields, for a tensor of which every step, label or slot has its own;
-    spilled : ``at`` counts from the spill buffer, whose place is not known yet.
+    spilled : ``at`` counts from the spill buffer, whose place is not known yet;
+    skew : of skew bytes (isa.SKEW); fine : above 0: int16 values with so many bits below a byte's unit, [group][pixel][8 channels].
     """
     name: str
     shape: tuple
@@ -28,6 +30,8 @@ class DramTensor:
     stat: int = -1
     index: dict = field(default_factory=dict)
     spilled: bool = False
+    skew: bool = False
+    fine: int = 0
 
     @property
     def pixels(self):
@@ -39,14 +43,28 @@ class DramTensor:
 
     @property
     def bytes(self):
-        return WORD_BYTES * self.blocks * self.pixels
+        return WORD_BYTES * self.blocks * self.pixels * self.words
+
+    @property
+    def words(self):
+        """Words of a pixel of a block."""
+        return 2 if self.fine else 1
+
+    @property
+    def unit(self):
+        """[steps], real value of one count."""
+        return self.scale / (1 << self.fine)
+
+    def piece(self, blocks, rows, addr=-1):
+        """Some rows of some blocks on chip."""
+        return Tensor(self.name, (16 * blocks, rows, self.shape[2]), addr, skew=self.skew, wide=self.fine > 0)
 
     def transfer(self, block, blocks, row, rows):
         """(DRAM fields, DRAM interval) of some rows of some blocks."""
         width = self.shape[2]
-        first = self.at // WORD_BYTES + block * self.pixels + row * width
-        fields = dict(self.index, dram=WORD_BYTES * first, n0=1, n1=blocks, n2=rows * width, s1=self.pixels)
-        return fields, [("DRAM", first + b * self.pixels, first + b * self.pixels + rows * width) for b in range(blocks)]
+        first, planes = self.at // WORD_BYTES + block * self.words * self.pixels + row * width, blocks * self.words
+        fields = dict(self.index, dram=WORD_BYTES * first, n0=1, n1=planes, n2=rows * width, s1=self.pixels)
+        return fields, [("DRAM", first + p * self.pixels, first + p * self.pixels + rows * width) for p in range(planes)]
 
 
 def move(state, op, tensor, block, row, on_chip):
@@ -70,14 +88,25 @@ class Slice:
     channel_block: int
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What POST does to an input on its way: records, activation or None, scale [steps] of the result, skew bytes or not;
+    ``single``: one record for all channels."""
+    params: object
+    function: str
+    scale: np.ndarray
+    skew: bool = False
+    single: bool = False
+
+
 class SliceStream:
     """Brings slices on chip in the order of their use, as early as there is room, and prepares them by POST.
 
-    uses : the Slice of every product, in order; norm : (params resource, function) or None; ring : Pool of SPM words.
+    uses : the Slice of every product, in order; prepared : of each part, a Prepared or None; ring : Pool of SPM words.
     """
 
-    def __init__(self, state, parts, uses, norm, ring):
-        self.state, self.parts, self.norm, self.ring = state, parts, norm, ring
+    def __init__(self, state, parts, uses, prepared, ring):
+        self.state, self.parts, self.prepared, self.ring = state, parts, prepared, ring
         self.first, self.last = {}, {}
         for step, use in enumerate(uses):
             self.first.setdefault(use, step)
@@ -94,7 +123,7 @@ class SliceStream:
     def load(self, piece):
         """True if there was room."""
         part = self.parts[piece.part]
-        tensor = Tensor(part.name, (16 * piece.blocks, piece.rows, part.shape[2]), -1)
+        tensor = part.piece(piece.blocks, piece.rows)
         addr = self.ring.alloc(tensor.words)
         if addr is None:
             return False
@@ -104,16 +133,20 @@ class SliceStream:
         return True
 
     def normalise(self, piece):
-        """GroupNorm and activation in place; only real pixels, so that what lies outside the image counts as zero."""
-        if self.norm is None:
+        """GroupNorm and activation, or rounding to bytes, in place; only real pixels, so that what lies outside the image counts as zero."""
+        prepared = self.prepared[piece.part]
+        if prepared is None:
             return
-        params, function = self.norm
-        t = self.here[piece]
-        loops = dict(n0=t.blocks, n1=2, n2=t.pixels, ps0=2, ps1=1)
-        for source in ("a", "d"):
-            loops.update({source: t.hword(0), f"{source}s0": 2 * t.plane, f"{source}s1": 1, f"{source}s2": 2})
-        self.state.emit("POST", dict(loops, src=isa.SRC["INT8"], dst=isa.DST["SPM"], act=activation_code(function)),
-                        t.region(), t.region(), {"p": (params, 2 * piece.channel_block)})
+        function, t = prepared.function, self.here[piece]
+        self.here[piece] = out = replace(t, skew=prepared.skew, wide=False)
+        loops, record = dict(n0=t.blocks, n1=2, n2=t.pixels), 0 if prepared.single else 2 * piece.channel_block
+        if not prepared.single:
+            loops.update(ps0=2, ps1=1)
+        for name, tensor in (("a", t), ("d", out)):
+            block, half = tensor.strides
+            loops.update({name: tensor.hword(0), f"{name}s0": block, f"{name}s1": half, f"{name}s2": 2})
+        self.state.emit("POST", dict(loops, src=src_kind(t), dst=isa.DST["SPM"], act=activation_code(function),
+                                     out=out_kind(out)), t.region(), t.region(), {"p": (prepared.params, record)})
 
     def use(self, step, piece):
         """The slice on chip for product ``step``; given up after its last product (call once the product is emitted)."""

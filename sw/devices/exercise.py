@@ -148,7 +148,7 @@ def gemm(config, rng):
     w4, up = int(rng.random() < 0.4), int(rng.random() < 0.2)
     d = dict(ng=rng.randint(1, 3), nkb=rng.randint(1, 3), nky=rng.randint(1, 3), nkx=rng.randint(1, 3), noy=rng.randint(1, 6),
              nox=rng.randint(1, 10), stride2=rng.randint(0, 1), up=up, h=rng.randint(1, 12), w=rng.randint(1, 12),
-             y0=rng.randint(-3, 3), x0=rng.randint(-3, 3), accumulate=rng.randint(0, 1), w4=w4, xu=rng.randint(0, 1), x=0, wt=0)
+             y0=rng.randint(-3, 3), x0=rng.randint(-3, 3), accumulate=rng.randint(0, 1), w4=w4, xs=rng.randint(0, 1), x=0, wt=0)
     d["xw"] = d["w"] + rng.randint(0, 2)
     d["xk"] = d["xw"] * d["h"] + rng.randint(0, 5)
     tiles, pixels = d["nkb"] * d["nky"] * d["nkx"], d["noy"] * d["nox"]
