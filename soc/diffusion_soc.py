@@ -14,7 +14,7 @@ from litediffusion.soc.appliance import Appliance
 from litediffusion.soc.bulk import Bulk
 from litediffusion.soc.bulk_protocol import UDP_PORT as BULK_PORT
 from litediffusion.soc.mailbox_control import MailboxControl
-from litediffusion.soc.pipeline import PortBuffer, slice_master, slice_slave
+from litediffusion.soc.pipeline import PortBuffer, TimeoutRegister, slice_master, slice_slave
 from litediffusion.soc.port_merge import PortMerge
 from litediffusion.soc.port_slice import PortSlice
 
@@ -139,3 +139,7 @@ class DiffusionSoC(Appliance, SoCCore):
         self.engine = ClockDomainsRenamer({FAST: "array"})(Engine(config, *ports))
         self.engine.add_csr()
         self.irq.add("engine")
+
+    def do_finalize(self):
+        super().do_finalize()
+        self.timeout_register = TimeoutRegister(self.bus._interconnect, BUS_TIMEOUT)

@@ -5,6 +5,7 @@ pipeline, and another from the end of a UDP datagram through every protocol back
 """
 
 from litex.gen import LiteXModule
+from litex.gen.genlib.misc import WaitTimer
 from litex.soc.interconnect import stream, wishbone
 from migen import *
 
@@ -50,6 +51,22 @@ def slice_master(soc, name):
     slave = wishbone.Interface(data_width=master.data_width, address_width=master.address_width, addressing=master.addressing)
     soc.bus.masters[name] = slave
     soc.add_module(f"{name}_slice", WishboneSlice(master, slave))
+
+
+class TimeoutRegister(LiteXModule):
+    """The end of a bus's time-out from a register. LiteX compares its counter with 0 in front of every acknowledge, which puts
+    13 bits before the CPU's pipeline. Add this after the interconnect is finalised: the later assignment wins.
+
+    interconnect : wishbone.InterconnectShared with a time-out
+    cycles       : of that time-out, 2 or more
+    """
+
+    def __init__(self, interconnect, cycles):
+        (_, timer), = interconnect.timeout._submodules
+        self.ahead = ahead = WaitTimer(cycles - 1)
+        done = Signal()
+        self.comb += [ahead.wait.eq(timer.wait), timer.done.eq(done)]
+        self.sync += done.eq(ahead.done & timer.wait)
 
 
 class PortBuffer(LiteXModule):

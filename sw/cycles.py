@@ -18,6 +18,7 @@ DRAM_TURN = 20                  # cycles of the DRAM to go to the program's row 
 DRAM_LATENCY = 24               # cycles from a request to its first word
 DESC_WORDS = isa.DESC_BYTES // 16
 LOAD_GAP = 40                   # from a LOAD's last word to the next one's first, while nothing else is done
+PORT_STEAL = 1.5                # cycles that a word of LOAD or STORE costs a POST that fills the scratchpad's port
 START = {"LOAD": 8, "GEMM": 2, "POST": 2, "STORE": 8}           # from a descriptor's turn to its first access
 LATENCY = {"GEMM": 26, "POST": 27, "STORE": 20}                 # from a unit's last step to the end of its result
 ROWS_LATENCY = 22               # more, where a row's sum or reciprocal is the last result
@@ -32,10 +33,17 @@ def gemm_cycles(config, d):
     return d["ng"] * taps * (pairs * max(pixels, 2 * config.n_lanes) + (d["nkb"] - 2 * pairs) * max(pixels, config.n_lanes))
 
 
+def post_element(config, d):
+    """(cycles of an element of POST, True if it takes all of them at the scratchpad's port, which LOAD and STORE share): one cycle
+    more if source and operand are both read from the scratchpad."""
+    read, operand = d["src"] != isa.SRC["ACC"], d["rop"] != isa.ROP["NONE"]
+    cycles = config.post_beats + (read and operand)
+    return cycles, read + operand + (d["dst"] == isa.DST["SPM"]) >= cycles
+
+
 def post_cycles(config, d):
-    """Cycles in which POST takes elements: one more each if source and operand are both read from the scratchpad, through one port."""
-    both = d["src"] != isa.SRC["ACC"] and d["rop"] != isa.ROP["NONE"]
-    return d["n0"] * d["n1"] * d["n2"] * (config.post_beats + both)
+    """Cycles in which POST takes elements."""
+    return d["n0"] * d["n1"] * d["n2"] * post_element(config, d)[0]
 
 
 def norm_cycles(config, d):
@@ -84,6 +92,7 @@ class CycleModel:
         """Estimate of [(op, fields)], a program without its END or with it; ``noise``: its SAMPLEs draw noise."""
         self.noise = noise
         self.result, self.dram, self.fetched = Estimate(), 0.0, 0.0
+        self.port_words = self.seen_words = 0       # that LOAD and STORE moved in the scratchpad: so far, and before POST's last piece
         self.tokens = [deque() for _ in range(isa.TOKENS)]
         self.queues = {name: _Queue(name) for name in isa.QUEUES}
         source = iter(instructions)
@@ -154,28 +163,48 @@ class CycleModel:
                 for _ in range(d[f"wait{i}_n"]):
                     self.tokens[d[f"wait{i}"]].popleft()
             queue.begun.append(time)
-            if op in UNIT_CYCLES:
-                return self.finish_unit(queue, time)
+            shared = op == "POST" and post_element(self.config, d)[1]
+            if op in UNIT_CYCLES and not shared:
+                return self.finish_unit(queue, time, START[queue.name] + self.unit_cycles(op, d))
             entry[3] = rest = d["n0"] * d["n1"] * d["n2"]
-            self.result.data_words += rest
             time += START[op]
+            if shared:
+                self.seen_words = self.port_words
+            else:
+                self.result.data_words += rest
         piece = min(PIECE, rest)
+        if op == "POST":
+            return self.move_post(queue, time, piece)
         queue.free = self.transfer(time, piece)
         self.result.busy[queue.name] += piece * self.word_cycles
+        self.port_words += piece if d["mem"] == isa.MEM["SPM"] else 0
         entry[3] = rest - piece
         if entry[3] == 0:
             done = queue.free + (DRAM_LATENCY if op == "LOAD" else LATENCY["STORE"])
             queue.free += LOAD_GAP if op == "LOAD" else 0
             self.end(queue, done)
 
-    def finish_unit(self, queue, time):
+    def move_post(self, queue, time, elements):
+        """Some elements of a POST that fills the scratchpad's port: the words that LOAD and STORE moved meanwhile go first."""
+        entry = queue.waiting[0]
+        work = elements * post_element(self.config, entry[1])[0]
+        stolen, self.seen_words = PORT_STEAL * (self.port_words - self.seen_words), self.port_words
+        entry[3] -= elements
+        if entry[3] == 0:
+            return self.finish_unit(queue, time, work + stolen)
+        self.result.busy["POST"] += work
+        queue.free = time + work + stolen
+
+    def unit_cycles(self, op, d):
+        return sample_cycles(self.config, d, self.noise) if op == "SAMPLE" else UNIT_CYCLES[op](self.config, d)
+
+    def finish_unit(self, queue, time, work):
+        """The rest of a unit's descriptor, ``work`` cycles."""
         op, d = queue.waiting[0][:2]
-        work = sample_cycles(self.config, d, self.noise) if op == "SAMPLE" else UNIT_CYCLES[op](self.config, d)
         self.result.busy[queue.name] += work
+        queue.free = time + work
         if op in ("NORM", "SAMPLE"):
-            queue.free = time + START[queue.name] + work
             return self.end(queue, queue.free)
-        queue.free = time + START[queue.name] + work
         rows = ROWS_LATENCY if op == "POST" and (d["rowmax"] or d["rowsum"] or d["rowstat"]) else 0
         return self.end(queue, queue.free + LATENCY[queue.name] + rows)
 

@@ -15,8 +15,9 @@ import numpy as np
 from litediffusion.cores import isa
 from litediffusion.cores.config import PRESETS
 from litediffusion.cores.machine import Machine
-from litediffusion.sw.calibrate import best_range
+from litediffusion.sw.calibrate import best_range, limits_of
 from litediffusion.sw.compiler.assemble import assemble, resources_of
+from litediffusion.sw.compiler.compile import place_of
 from litediffusion.sw.compiler.image import Image
 from litediffusion.sw.compiler.scales import choose_scales
 from litediffusion.sw.compiler.tables import quantise_rows, table_rows
@@ -142,7 +143,7 @@ def float_tensors(graph, inputs):
     tensors, ranges = {}, {}
 
     def see(name, tensor):
-        tensors[name], ranges[name] = tensor[0].numpy(), np.array([best_range(tensor.flatten())])
+        tensors[name], ranges[name] = tensor[0].numpy(), np.array([best_range(tensor.flatten(), limits_of(graph, name))])
     evaluate_with(graph, inputs, see)
     # The result is an int8 tensor too, not the 16-bit one of a network.
     return tensors, choose_scales(graph, ranges, True, split=True) | {graph.output: ranges[graph.output] / 127}
@@ -172,8 +173,8 @@ def check_layer(graph, config=PRESETS["ecpix5"], seed=1):
     machine = Machine(config, memory)
     for piece in isa.pieces(at, length):
         machine.run(*piece)
-    graph.output, out = output, low.places[output]
-    got = read_tensor(memory, {"at": out.at, "shape": out.shape, "scale": out.scale}, 0)
+    graph.output = output
+    got = read_tensor(memory, place_of(low.places[output]), 0)
     return LayerResult(decibel(tensors[output], got), sum(macs(graph).values()), length, len(isa.pieces(at, length)), time.monotonic() - begin)
 
 

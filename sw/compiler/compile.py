@@ -32,10 +32,15 @@ def weight_bits(graph, bits):
     return 8 if not able & set(bits) else 4 if able <= set(bits) else "mixed"
 
 
+def place_of(tensor, spill=0):
+    """A DramTensor as Program.meta["tensors"] has it; spill : first byte of the tensors that several evaluations share."""
+    return {"at": tensor.at + (spill if tensor.spilled else 0), "shape": list(tensor.shape), "scale": [float(s) for s in tensor.scale],
+            "skew": tensor.skew, "fine": tensor.fine}
+
+
 def tensor_places(low, spill):
-    """{layer: where its int8 tensor is after it, its shape and scales} of a lowering with tensors in DRAM."""
-    return {name: {"at": t.at + (spill if t.spilled else 0), "shape": list(t.shape), "scale": [float(s) for s in t.scale], "skew": t.skew, "fine": t.fine}
-            for name, t in getattr(low, "places", {}).items()}
+    """{layer: where its tensor is after it, its shape, scales and format} of a lowering with tensors in DRAM."""
+    return {name: place_of(tensor, spill) for name, tensor in getattr(low, "places", {}).items()}
 
 
 def layer_macs(graph):
