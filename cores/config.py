@@ -88,5 +88,5 @@ class EngineConfig:
 PRESETS = {
     "ecpix5": EngineConfig(gemm_words=2, post_lanes=4),
     # An ECP5 45F with 32-bit SDRAM: 72 multipliers, 108 block RAMs.
-    "colorlight": EngineConfig(spm_words=2048, wbuf_words=1024, row_words=512, post_lanes=2, dram_bytes=4, name="colorlight"),
+    "colorlight": EngineConfig(spm_words=2048, wbuf_words=1024, acc_words=512, row_words=512, dma_depth=32, post_lanes=2, dram_bytes=4, name="colorlight"),
 }

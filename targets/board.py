@@ -33,6 +33,7 @@ class BoardSoC(DiffusionSoC):
     OPTIONS            {argument of the class: (default, choices, help)}, on the command line with dashes
     UART               defaults of SOC_OPTIONS
     PRESET             default engine configuration
+    LANES              places of the array's lanes, other than the device's floorplan has them (targets/floorplan.py)
     ENGINE             what the board changes in the preset; programs must not notice (EngineConfig.hash)
 
     with_analyzer      LiteScope on the engine's queues (targets/analyzer.py)
@@ -42,6 +43,7 @@ class BoardSoC(DiffusionSoC):
     OPTIONS = {}
     UART = {}
     PRESET = "ecpix5"
+    LANES = ()
     ENGINE = {}
 
     def __init__(self, platform, sys_clk_freq, uart_name="serial", with_analyzer=False, **kwargs):
@@ -56,7 +58,7 @@ class BoardSoC(DiffusionSoC):
         """The engine, its array's multipliers in places of their own where the device's are known."""
         DiffusionSoC.add_engine(self, config)
         if config.primitives == "ecp5":
-            place_array(self.engine.core.gemm.array, self.platform.device)
+            place_array(self.engine.core.gemm.array, self.platform.device, self.LANES)
 
 
 class BoardBuilder(SoCBuilder):

@@ -35,7 +35,8 @@ class ColorlightI9SoC(BoardSoC):
         phy = (HalfRateGENSDRPHY if sdram_rate == "1:2" else GENSDRPHY)(platform.request("sdram"), sys_clk_freq)
         eth_phy = LiteEthPHYRGMII(platform.request("eth_clocks", 0), platform.request("eth", 0), tx_delay=0)
         BoardSoC.__init__(self, platform, sys_clk_freq, sdram_phy=phy, sdram_module=M12L64322A(sys_clk_freq, sdram_rate),
-                          window_size=DRAM_BYTES - memory_map.WINDOW_OFFSET, eth_phy=eth_phy, eth_data_width=32, **kwargs)
+                          window_size=DRAM_BYTES - memory_map.WINDOW_OFFSET, eth_phy=eth_phy, eth_data_width=32,
+                          **{"with_bulk": False, **kwargs})        # the 45F is full
 
 
 if __name__ == "__main__":

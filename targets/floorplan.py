@@ -4,25 +4,42 @@ nextpnr puts multiplier blocks where one is free, which scatters a lane's over t
 theirs. Given a place for each of them, side by side by lane, the placer brings the lane's logic to them.
 """
 
-# MULT18X18D blocks lie in rows, four in every nine columns: the first columns of the nines of an 85F.
-COLUMNS = (4, 13, 22, 31, 40, 49, 58, 69, 78, 87, 96, 105, 114)
+from dataclasses import dataclass
+
+# MULT18X18D blocks lie in rows, four in every nine columns.
 BLOCKS = ((0, "MULT18_0"), (1, "MULT18_1"), (4, "MULT18_4"), (5, "MULT18_5"))
-# (row, number of the first multiplier in the row) of each lane; lanes that share their operands' registers are neighbours. The
-# free ones of row 58 are POST's, beside the memories that it works on.
-LANES = ((58, 2), (58, 18), (34, 2), (34, 18), (34, 34), (10, 34), (10, 2), (10, 18))
 
 
-def bel(row, number):
-    """nextpnr's name of a row's multiplier."""
-    nine, block = divmod(number, len(BLOCKS))
-    offset, name = BLOCKS[block]
-    return f"X{COLUMNS[nine] + offset}/Y{row}/{name}"
+@dataclass(frozen=True)
+class Floorplan:
+    """columns : the first columns of a device's nines; lanes : (row, number of the first multiplier in the row) of each lane. Lanes that
+    share their operands' registers are neighbours."""
+    columns: tuple
+    lanes: tuple
+
+    def bel(self, row, number):
+        """nextpnr's name of a row's multiplier."""
+        nine, block = divmod(number, len(BLOCKS))
+        offset, name = BLOCKS[block]
+        return f"X{self.columns[nine] + offset}/Y{row}/{name}"
 
 
-def place_array(array, device):
-    """Give each multiplier of a DotArray (array_clock = 2, primitives = "ecp5") its place; leaves devices other than an 85F alone."""
-    if "-85F" not in device:
+# Of 128 multipliers and of 64. The free ones of an 85F's row 58 are POST's, beside the memories that it works on.
+FLOORPLANS = {
+    "85F": Floorplan((4, 13, 22, 31, 40, 49, 58, 69, 78, 87, 96, 105, 114),
+                     ((58, 2), (58, 18), (34, 2), (34, 18), (34, 34), (10, 34), (10, 2), (10, 18))),
+    "45F": Floorplan((4, 13, 22, 31, 42, 51, 60, 69, 78), tuple((row, first) for row in (46, 22) for first in (0, 8, 16, 24))),
+}
+
+
+def place_array(array, device, lanes=()):
+    """Give each multiplier of a DotArray (array_clock = 2, primitives = "ecp5") its place; leaves unknown devices alone.
+
+    lanes : as in a Floorplan, for a board where other places are better than the device's.
+    """
+    plan = next((plan for size, plan in FLOORPLANS.items() if f"-{size}" in device), None)
+    if plan is None:
         return
-    for (row, first), multipliers in zip(LANES, array.multipliers):
+    for (row, first), multipliers in zip(lanes or plan.lanes, array.multipliers):
         for k, multiplier in enumerate(multipliers):
-            multiplier.primitive.attr.add(("BEL", bel(row, first + k)))
+            multiplier.primitive.attr.add(("BEL", plan.bel(row, first + k)))

@@ -31,6 +31,7 @@ class ULX3SSoC(BoardSoC):
     }
     UART = {"uart_name": "crossover+uartbone", "uart_baudrate": 1_000_000}
     ENGINE = ECP5_ENGINE
+    LANES = ((58, 2), (58, 18), (58, 34), (34, 34), (34, 2), (34, 18), (10, 2), (10, 18))
 
     # F2 makes a picture, RIGHT takes the next label, UP reads the card again. F1 is the board's reset.
     KEYS = (2, 6, 3)
