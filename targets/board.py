@@ -33,6 +33,7 @@ class BoardSoC(DiffusionSoC):
     OPTIONS            {argument of the class: (default, choices, help)}, on the command line with dashes
     UART               defaults of SOC_OPTIONS
     PRESET             default engine configuration
+    SEED               nextpnr's seed, of a run that met the clock
     LANES              places of the array's lanes, other than the device's floorplan has them (targets/floorplan.py)
     ENGINE             what the board changes in the preset; programs must not notice (EngineConfig.hash)
 
@@ -43,6 +44,7 @@ class BoardSoC(DiffusionSoC):
     OPTIONS = {}
     UART = {}
     PRESET = "ecpix5"
+    SEED = 1
     LANES = ()
     ENGINE = {}
 
@@ -91,7 +93,7 @@ def make_parser(soc_class):
     parser.add_target_argument("--with-analyzer", action="store_true", help="LiteScope on the engine's queues.")
     for name, (default, choices, text) in soc_class.OPTIONS.items():
         parser.add_target_argument(f"--{name.replace('_', '-')}", default=default, choices=choices, help=text)
-    parser.set_defaults(output_dir=f"build/{soc_class.NAME}", **soc_class.UART)
+    parser.set_defaults(output_dir=f"build/{soc_class.NAME}", nextpnr_seed=soc_class.SEED, **soc_class.UART)
     return parser
 
 

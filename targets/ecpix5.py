@@ -22,6 +22,7 @@ class ECPIX5SoC(BoardSoC):
     DESCRIPTION = "litediffusion on LambdaConcept's ECPIX-5"
     PLATFORM = lambdaconcept_ecpix5.Platform
     SYS_CLK_FREQ = 75e6
+    SEED = 3
     OPTIONS = {
         "device": ("85F", ["45F", "85F"], "ECP5 device."),
         "card": ("no", ["no", "yes"], "SD card; the console's commands picture, label and card take the place of keys."),

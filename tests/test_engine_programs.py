@@ -17,6 +17,7 @@ TRACE = 0xF0000
 
 
 NARROW = replace(CONFIG, post_lanes=1, trace=False, name="narrow")       # as ECP5 boards build it
+SMALL = replace(PRESETS["colorlight"], post_lanes=1, trace=False, lut_multipliers=True, name="small")   # of a 45F: accumulators in one bank
 
 
 def devices(stall=0.0, seed=1, config=CONFIG):
@@ -41,11 +42,12 @@ def test_random_programs(seed):
     run_both(rtl, model, make_exercise(CONFIG, seed, instructions=200))
 
 
+@pytest.mark.parametrize("config", [NARROW, SMALL], ids=["narrow", "small"])
 @pytest.mark.parametrize("seed", range(120, 123))
-def test_random_programs_on_the_boards_engine(seed):
+def test_random_programs_on_the_boards_engines(seed, config):
     """One lane of POST, no trace unit."""
-    rtl, model = devices(stall=(0, 0.05, 0.4)[seed % 3], seed=seed, config=NARROW)
-    assert run_both(rtl, model, make_exercise(NARROW, seed, instructions=200), trace=(TRACE, 1024))["trace_count"] == 0
+    rtl, model = devices(stall=(0, 0.05, 0.4)[seed % 3], seed=seed, config=config)
+    assert run_both(rtl, model, make_exercise(config, seed, instructions=200), trace=(TRACE, 1024))["trace_count"] == 0
 
 
 @pytest.mark.parametrize("ops", [("POST", "NORM", "SAMPLE"), ("GEMM", "POST"), ("GEMM",), ("NORM", "POST", "LOAD"), ("SAMPLE", "STORE")])

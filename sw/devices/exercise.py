@@ -89,12 +89,12 @@ def prelude(config):
 
 def epilogue(config):
     """Accumulators through POST into the SPM, the SPM to DRAM, END."""
-    items = []
+    items, upper = [], config.spm_words // 2
     for h in range(2):
         fields = {"n0": 1, "n1": 1, "n2": ACC_AREA, "a": h * config.acc_words, "as2": 1, "dst": isa.DST["SPM"],
-                  "out": isa.OUT["INT16"], "d": 2 * (2048 + h * ACC_AREA), "ds2": 2, "p": 30 + h}
+                  "out": isa.OUT["INT16"], "d": 2 * (upper + h * ACC_AREA), "ds2": 2, "p": 30 + h}
         items.append(Item("POST", fields, 0, [(f"ACC{h}", 0, ACC_AREA), ("PARAM", 30 + h, 31 + h)],
-                          [("SPM", 2048 + h * ACC_AREA, 2048 + (h + 1) * ACC_AREA)]))
+                          [("SPM", upper + h * ACC_AREA, upper + (h + 1) * ACC_AREA)]))
     items.append(Item("STORE", {"dram": RESULT * config.word_bytes, "n0": 1, "n1": 4, "n2": config.spm_words // 4,
                                 "s1": config.spm_words // 4, "d1": config.spm_words // 4}, 0,
                       [("SPM", 0, config.spm_words)], [("DRAM", RESULT, RESULT + config.spm_words)]))
