@@ -30,7 +30,7 @@ class EngineConfig:
     primitives: str = ""       # "ecp5": the sys2x multipliers are MULT18X18D with their registers; same results
     post_lanes: int = 8        # lanes of POST, 1, 2, 4 or 8: an element of n_lanes values takes n_lanes / post_lanes cycles
     trace: bool = True         # with the unit that records when every descriptor ran
-    lut_multipliers: bool = False   # logic cells multiply outside the array and the requantisation; same results
+    lut_multipliers: bool = False   # for a 45F's 72 multipliers: logic cells make products outside the array; same results
     name: str = "ecpix5"       # preset
 
     def __post_init__(self):
@@ -70,6 +70,11 @@ class EngineConfig:
     def post_beats(self):
         """Cycles of POST for an element of n_lanes values."""
         return self.n_lanes // self.post_lanes
+
+    @property
+    def post_lut_multipliers(self):
+        """True if logic cells make POST's products but the requantisation's; one lane finds multipliers enough beside the array's."""
+        return self.lut_multipliers and self.post_lanes > 1
 
     @property
     def peak_macs(self):

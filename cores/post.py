@@ -206,7 +206,7 @@ class Post(LiteXModule):
             "beat": beat, "inner_first": inner_first, "inner_last": loops.end2,
             "row_first": row_first & (beat == 0), "row_last": self.row_end & (beat == self.beats - 1)}.items()}
         self.pipe = pipe
-        self.lanes = lanes = PostLanes(self.config.post_lanes, self.stage, self.config.lut_multipliers)
+        self.lanes = lanes = PostLanes(self.config.post_lanes, self.stage, self.config.post_lut_multipliers)
         self.comb += [
             lanes.scalars.adds.eq(d.rop == ROP["ADD"]), lanes.mul.eq(d.rop == ROP["MUL"]),
             lanes.act.eq(d.act), lanes.out_type.eq(d.out),
@@ -237,7 +237,7 @@ class Post(LiteXModule):
         values, squares = vector((OUT_BITS, True), len(out), f"o{last}"), vector((32, True), len(out), f"q{last}")
         narrow = [Signal((16, True), name=f"o{OUT_STAGE}_{i}") for i in range(len(out))]     # int16 and uint8 fit
         self.comb += [n.eq(o) for n, o in zip(narrow, out)]
-        products = [square(self, n, self.config.lut_multipliers) for n in narrow]
+        products = [square(self, n, self.config.post_lut_multipliers) for n in narrow]
         valid = self.summed = Signal()
         take = Signal()
         self.comb += take.eq(self.stage[OUT_STAGE] & (d.stat | d.rowsum | d.rowstat))
