@@ -1,7 +1,6 @@
 """Colorlight i9: ECP5 45F, 32-bit SDRAM, gigabit Ethernet. ``python -m litediffusion.targets.colorlight_i9 --build``"""
 
 from litedram.modules import M12L64322A
-from litedram.phy import GENSDRPHY, HalfRateGENSDRPHY
 from liteeth.phy.ecp5rgmii import LiteEthPHYRGMII
 from litex_boards.platforms import colorlight_i5
 from litex_boards.targets.colorlight_i5 import _CRG as CRG
@@ -9,6 +8,7 @@ from litex_boards.targets.colorlight_i5 import _CRG as CRG
 from litediffusion.soc import memory_map
 from litediffusion.targets.array_clock import ECP5_ENGINE, add_array_clock
 from litediffusion.targets.board import BoardSoC, run_target
+from litediffusion.targets.sdram import sdr_phy
 
 DRAM_BYTES = 8 << 20
 
@@ -32,7 +32,7 @@ class ColorlightI9SoC(BoardSoC):
         platform = self.PLATFORM(board=self.MODEL, revision=revision or self.OPTIONS["revision"][0], toolchain=toolchain)
         self.crg = CRG(platform, sys_clk_freq, sdram_rate=sdram_rate)
         add_array_clock(self.crg, sys_clk_freq)
-        phy = (HalfRateGENSDRPHY if sdram_rate == "1:2" else GENSDRPHY)(platform.request("sdram"), sys_clk_freq)
+        phy = sdr_phy(platform.request("sdram"), sys_clk_freq, sdram_rate)
         eth_phy = LiteEthPHYRGMII(platform.request("eth_clocks", 0), platform.request("eth", 0), tx_delay=0)
         BoardSoC.__init__(self, platform, sys_clk_freq, sdram_phy=phy, sdram_module=M12L64322A(sys_clk_freq, sdram_rate),
                           window_size=DRAM_BYTES - memory_map.WINDOW_OFFSET, eth_phy=eth_phy, eth_data_width=32,

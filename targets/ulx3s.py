@@ -6,13 +6,13 @@
 from migen import Cat
 
 from litedram import modules
-from litedram.phy import GENSDRPHY, HalfRateGENSDRPHY
 from litex.soc.cores.video import VideoHDMIPHY
 from litex_boards.platforms import radiona_ulx3s
 from litex_boards.targets.radiona_ulx3s import _CRG as CRG
 
 from litediffusion.targets.array_clock import ECP5_ENGINE, add_array_clock
 from litediffusion.targets.board import BoardSoC, run_target
+from litediffusion.targets.sdram import sdr_phy
 
 
 class ULX3SSoC(BoardSoC):
@@ -41,7 +41,7 @@ class ULX3SSoC(BoardSoC):
         platform = self.PLATFORM(device=device, revision=revision, toolchain=toolchain)
         self.crg = CRG(platform, sys_clk_freq, with_video_pll=appliance == "yes", sdram_rate=sdram_rate)
         add_array_clock(self.crg, sys_clk_freq)
-        phy = (HalfRateGENSDRPHY if sdram_rate == "1:2" else GENSDRPHY)(platform.request("sdram"), sys_clk_freq)
+        phy = sdr_phy(platform.request("sdram"), sys_clk_freq, sdram_rate)
         BoardSoC.__init__(self, platform, sys_clk_freq, sdram_phy=phy,
                           sdram_module=getattr(modules, sdram_module)(sys_clk_freq, sdram_rate),
                           **{**self.UART, **kwargs})

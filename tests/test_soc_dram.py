@@ -9,6 +9,7 @@ from migen import Module, passive, run_simulation
 import pytest
 
 from litediffusion.targets.ecpix5_dram import NPHASES, DRAMModel, MT41K256M16, phy_settings
+from litediffusion.targets.sdram import RegisteredPHY
 
 CLOCK = 75e6
 SIZE = 1 << 18
@@ -36,11 +37,12 @@ def test_bad_size(size):
 
 
 class Bench(Module):
-    """Controller and model with hardware control of the DFI from the start."""
+    """Controller and model with hardware control of the DFI from the start; registered: with registers between them."""
 
-    def __init__(self):
+    def __init__(self, registered):
         module = MT41K256M16(CLOCK, f"1:{NPHASES}")
-        self.submodules.phy = phy = DRAMModel(module, phy_settings(CLOCK), SIZE)
+        phy = DRAMModel(module, phy_settings(CLOCK), SIZE)
+        self.submodules.phy = phy = RegisteredPHY(phy) if registered else phy
         self.submodules.core = LiteDRAMCore(phy, module.geom_settings, module.timing_settings, CLOCK)
         self.write = self.core.crossbar.get_port(mode="write")
         self.read = self.core.crossbar.get_port(mode="read")
@@ -77,7 +79,8 @@ def collect(port, words):
         yield
 
 
-def test_random_words_with_masks():
+@pytest.mark.parametrize("registered", [False, True])
+def test_random_words_with_masks(registered):
     rng = random.Random(1)
     addresses = [rng.randrange(SIZE // WORD) for _ in range(8)] + list(range(100, 108))
     writes = [(a, rng.getrandbits(8 * WORD), rng.choice([0xFFFF, 0xFFFF, rng.getrandbits(16)]))
@@ -87,7 +90,7 @@ def test_random_words_with_masks():
         keep = sum(0xFF << 8 * i for i in range(WORD) if not mask >> i & 1)
         expected[address] = expected.get(address, 0) & keep | data & ~keep
     reads = [(a, 0, 0) for a in rng.sample(addresses, len(addresses))]
-    bench, words = Bench(), []
+    bench, words = Bench(registered), []
 
     def stimulus():
         yield from bench.core.dfii._control.write(0x1)     # hardware control, as the firmware leaves it
