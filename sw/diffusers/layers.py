@@ -3,6 +3,7 @@
 import numpy as np
 
 from litediffusion.sw.graph_builder import GraphBuilder, UnsupportedLayer
+from litediffusion.sw.texts import padded_tokens
 
 ACTIVATIONS = {"silu": "SILU", "swish": "SILU", "relu": "RELU", "gelu": "GELU"}
 FEED_FORWARD = {"gelu": "GELU", "gelu-approximate": "GELU_TANH", "geglu": None}       # None: a gate, with GELU
@@ -30,6 +31,13 @@ def check_blocks(names, known):
     for name in names:
         if name not in known:
             raise UnsupportedLayer(name, f"known blocks are {', '.join(known)}", "")
+
+
+def check_texts(what, text, channels, pooled=0):
+    """Raise UnsupportedLayer if TextStates have other channels than a model takes; pooled : of their pooled embeddings, 0 for none."""
+    for value, wanted, name in ((text.states.shape[2], channels, "states"), (0 if text.pooled is None else text.pooled.shape[1], pooled, "pooled embeddings")):
+        if value != wanted:
+            raise UnsupportedLayer(what, f"the texts' {name} have {value} channels, the model takes {wanted}", "")
 
 
 class DiffusersImport(GraphBuilder):
@@ -102,6 +110,15 @@ class DiffusersImport(GraphBuilder):
         q, k, v = (self.torch_linear(f"{path}.to_{part}", source, bias=bias) for part, source in zip("qkv", (normed, context, context)))
         self.path = path
         return self.torch_linear(f"{path}.to_out.0", self.attention(f"{path}.mix", q, k, v, heads, keys))
+
+    def attend(self, path, normed, context, x, heads, keys=None, bias=False):
+        """x + Wo attention(normed, context)."""
+        return self.add(f"{path}.sum", self.mixed_tokens(path, normed, context, heads, keys, bias), x)
+
+    def text_tokens(self, text):
+        """The tokens of TextStates as a table by label that the host fills later; label 0 is that of no text."""
+        self.path = "encoder_hidden_states"
+        return self.label_table("encoder_hidden_states", padded_tokens(text.states), runtime=True)
 
     def upsampled_conv(self, path, x):
         """Upsample2D with its convolution."""
