@@ -1,4 +1,4 @@
-"""Transformers over patches that attend to texts (PixArt): import equal to diffusers, integer programs near float, bit-exact RTL, folders, refusals."""
+"""Transformers over patches that attend to texts (PixArt): import equal to diffusers, programs near float, bit-exact RTL, folders, refusals."""
 
 import json
 

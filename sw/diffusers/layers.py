@@ -35,7 +35,8 @@ def check_blocks(names, known):
 
 def check_texts(what, text, channels, pooled=0):
     """Raise UnsupportedLayer if TextStates have other channels than a model takes; pooled : of their pooled embeddings, 0 for none."""
-    for value, wanted, name in ((text.states.shape[2], channels, "states"), (0 if text.pooled is None else text.pooled.shape[1], pooled, "pooled embeddings")):
+    given = 0 if text.pooled is None else text.pooled.shape[1]
+    for value, wanted, name in ((text.states.shape[2], channels, "states"), (given, pooled, "pooled embeddings")):
         if value != wanted:
             raise UnsupportedLayer(what, f"the texts' {name} have {value} channels, the model takes {wanted}", "")
 

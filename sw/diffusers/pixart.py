@@ -53,7 +53,7 @@ def checked_config(config):
         full["use_additional_conditions"] = full["sample_size"] == SIZED_SAMPLE
     width, cross = inner_channels(full), full["cross_attention_dim"]
     if cross is None:
-        raise UnsupportedLayer(NAME, "cross_attention_dim=None: a model without texts is none that can be compiled; give the channels of the text's tokens",
+        raise UnsupportedLayer(NAME, "cross_attention_dim=None: a model without texts cannot be compiled; give the channels of the text's tokens",
                                "transformer_blocks.0.attn2")
     if full["caption_channels"] and cross != width:
         raise UnsupportedLayer(NAME, f"cross_attention_dim={cross}, but caption_projection makes tokens of {width} channels: set it to {width}",
