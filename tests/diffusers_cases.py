@@ -66,12 +66,12 @@ def autoencoder(config):
     return seeded(AutoencoderTiny if "decoder_block_out_channels" in config else AutoencoderKL, config)
 
 
-def texts_for(model, tokens=77):
-    """Random TextStates that a UNet2DConditionModel or a PixArtTransformer2DModel takes."""
+def texts_for(model, tokens=77, counts=None):
+    """Random TextStates that a UNet2DConditionModel or a PixArtTransformer2DModel takes; counts : of tokens of each text, the others are masked."""
     rng, c = np.random.default_rng(5), model.config
     states = rng.standard_normal((LABELS, tokens, c.get("caption_channels") or c.cross_attention_dim))
     if c.get("addition_embed_type") is None:
-        return TextStates(states)
+        return TextStates(states, mask=counts and (np.arange(tokens) < np.array(counts)[:, None]).astype(float))
     width = c.projection_class_embeddings_input_dim - 6 * c.addition_time_embed_dim
     return TextStates(states, rng.standard_normal((LABELS, width)), np.array([256.0, 192.0, 0.0, 8.0, 256.0, 192.0]))
 
@@ -82,21 +82,21 @@ def picture_size(x):
     return {"resolution": torch.cat([height, width], 1), "aspect_ratio": height / width}
 
 
-def float_output(model, x, t, labels, texts=None, mask=None):
-    """Output of a model of diffusers, float [B, C, H, W]; mask : of the texts' tokens [B, tokens], for a PixArtTransformer2DModel."""
+def float_output(model, x, t, labels, texts=None):
+    """Output of a model of diffusers, float [B, C, H, W]."""
     tensor = lambda values: torch.tensor(values, dtype=torch.float32)
-    more = {}
+    more, mask = {}, None if texts is None or texts.mask is None else tensor(texts.mask[labels])
     if isinstance(model, PixArtTransformer2DModel):
         states, time = tensor(texts.states[labels]), torch.full((len(x),), int(t))
         with torch.no_grad():
-            out = model(tensor(x), states, time, picture_size(x), encoder_attention_mask=None if mask is None else tensor(mask)).sample
+            out = model(tensor(x), states, time, picture_size(x), encoder_attention_mask=mask).sample
         return out[:, :x.shape[1]].numpy()
     if isinstance(model, DiTTransformer2DModel):
         with torch.no_grad():
             out = model(tensor(x), torch.full((len(x),), int(t)), torch.tensor(labels)).sample
         return out[:, :x.shape[1]].numpy()          # without variances
     if texts is not None:
-        more["encoder_hidden_states"] = tensor(texts.states[labels])
+        more.update(encoder_hidden_states=tensor(texts.states[labels]), encoder_attention_mask=mask)
         if texts.pooled is not None:
             more["added_cond_kwargs"] = {"text_embeds": tensor(texts.pooled[labels]), "time_ids": tensor(np.tile(texts.time_ids, (len(labels), 1)))}
     elif model.config.num_class_embeds:

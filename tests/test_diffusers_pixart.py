@@ -1,5 +1,6 @@
 """Transformers over patches that attend to texts (PixArt): import equal to diffusers, programs near float, bit-exact RTL, folders, refusals."""
 
+from dataclasses import replace
 import json
 
 from diffusers import DDIMScheduler, Transformer2DModel
@@ -9,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from diffusers_cases import (LABELS, Loaded, autoencoder, compiled, evaluate_program, float_output, mean_sqnr, on_both_devices, picture_size,
-                             pixart, seeded, step_program, texts_for)
+                             pixart, seeded, sqnr, step_program, texts_for)
 from litediffusion.sw.cli.main import app
 from litediffusion.sw.compiler.items import CompileError
 from litediffusion.sw.devices.model import ModelDevice
@@ -20,7 +21,7 @@ from litediffusion.sw.passes import run_passes
 from litediffusion.sw.pipeline import compile_model, generate, upload, write_texts
 from litediffusion.sw.reference import evaluate
 from litediffusion.sw.sources import ModelError, PixArtSource, load_model
-from litediffusion.sw.texts import TextStates
+from litediffusion.sw.texts import TextError
 
 SMALL = dict(num_attention_heads=2, attention_head_dim=32, in_channels=4, out_channels=8, num_layers=2, sample_size=16, patch_size=2,
              cross_attention_dim=64, caption_channels=48)
@@ -43,6 +44,7 @@ CONFIGS = {
 }
 SIZES = {"wide_picture": (8, 32)}
 TOKENS = {"default": 77, "heads_of_20": 1, "pixels": 16, "deep": 120}           # else 20
+COUNTS = {"sizes": (1, 20, 7, 12), "deep": (1, 30, 120, 60), "pixels": (1, 16, 9, 3), "patches_of_4": (2, 17, 5, 20)}   # else no mask
 VAE = dict(in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(32, 32), layers_per_block=1, norm_num_groups=8,
            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)
 
@@ -50,7 +52,7 @@ VAE = dict(in_channels=3, out_channels=3, latent_channels=4, block_out_channels=
 def make(name):
     """(model, texts) of a configuration."""
     model = pixart({**SMALL, **CONFIGS[name]})
-    return model, texts_for(model, TOKENS.get(name, 20))
+    return model, texts_for(model, TOKENS.get(name, 20), COUNTS.get(name))
 
 
 def graph_of(model, timesteps, texts, size=None):
@@ -85,20 +87,14 @@ def test_every_condition_is_part_of_another_layer():
         "input", "constant", "step_table", "label_table", "conv", "layer_norm", "attention"}
 
 
-def test_masked_tokens():
-    """A text of fewer tokens than the program's: diffusers masks the others; here all its tokens are repeated equally often."""
-    model, texts = make("default")
-    texts = texts.picked([0, 1])
-    texts.states = texts.states[:, :24]
-    counts, mask = (1, 12), np.zeros((2, 24))
-    for row, count in enumerate(counts):
-        mask[row, :count] = 1
-    repeated = TextStates(np.stack([np.tile(states[:count], (24 // count, 1)) for states, count in zip(texts.states, counts)]))
-    graph = graph_of(model, [500], repeated)
-    x = noise(graph)
-    want = float_output(model, x, 500, [0, 1], texts, mask)
-    assert np.abs(evaluate(graph, x, 0, [0, 1]).numpy() - want).max() < 1e-4 * np.abs(want).max()
-    assert np.abs(want - float_output(model, x, 500, [0, 1], texts)).max() > 0.01 * np.abs(want).max()
+def test_masks_matter():
+    """Tokens that do not count change nothing, with a mask, and the output without one."""
+    model, texts = make("patches_of_4")
+    other = replace(texts, states=np.where(texts.mask[:, :, None] > 0, texts.states, 100.0))
+    graphs = [graph_of(model, [500], each) for each in (texts, other, replace(texts, mask=None))]
+    x = noise(graphs[0], 1)
+    masked, same, without = (evaluate(graph, x, 0, [2]).numpy() for graph in graphs)
+    assert (masked == same).all() and np.abs(masked - without).max() > 0.01 * np.abs(masked).max()
 
 
 # As for the networks without texts (test_diffusers.py).
@@ -125,6 +121,23 @@ def test_texts_can_be_replaced():
     write_texts(device, program, texts.picked([0, 2]))
     assert (before[0] != before[1]).any()
     assert (evaluate_program(device, program, x, 0, 1) == before[1]).all()
+
+
+def test_masks_can_be_replaced():
+    """A program takes texts with other numbers of tokens: tokens that the first mask left out, and fewer."""
+    (model, texts), device = make("patches_of_4"), ModelDevice()
+    source, program, timesteps = compiled(model, texts)
+    x = np.random.default_rng(1).standard_normal(source.shape)
+    later = texts_for(model, 20, (20, 3, 20, 11)).picked([1, 2])
+    upload(device, program)
+    write_texts(device, program, later)
+    pairs = [(float_output(model, x[None], timesteps[0], [label], later)[0], evaluate_program(device, program, x, 0, label)) for label in (0, 1)]
+    assert sqnr(pairs) >= 25.0
+    with pytest.raises(TextError, match="encoder_attention_mask of the texts is None"):
+        write_texts(device, program, replace(later, mask=None))
+    _, plain, _ = compiled(model, replace(texts, mask=None))
+    with pytest.raises(TextError, match="those that the program was compiled with had none"):
+        write_texts(device, plain, later)
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
@@ -157,7 +170,8 @@ def pipeline(tmp_path_factory):
     for name, part in (("transformer", model), ("vae", autoencoder(VAE))):
         part.save_pretrained(folder / name)
     DDIMScheduler(clip_sample=False).save_pretrained(folder / "scheduler")
-    np.savez(folder.parent / "texts.npz", states=texts_for(model, 20).states)
+    texts = texts_for(model, 20, (1, 5, 20, 12))
+    np.savez(folder.parent / "texts.npz", states=texts.states, mask=texts.mask)
     return folder
 
 

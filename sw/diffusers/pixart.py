@@ -77,8 +77,8 @@ class PixArtImport(DiTImport):
 
     def __init__(self, config, weights, size, timesteps, text, picture):
         DiTImport.__init__(self, config, weights, size, timesteps)
-        self.tokens, self.picture = text.states.shape[1], picture
-        self.context = self.text_tokens(text)
+        self.picture = picture
+        self.take_text(text)
 
     # --- conditions ----------------------------------------------------------------------------------------------------
 
@@ -116,7 +116,7 @@ class PixArtImport(DiTImport):
         shift1, scale1, gate1, shift2, scale2, gate2 = (values + row for values, row in zip(shared, own))
         normed = self.modulated(f"{path}.norm1", x, shift1, scale1, eps, self.affine(f"{path}.norm1"))
         x = self.gated(f"{path}.attn1", self.mixed_tokens(f"{path}.attn1", normed, normed, c["num_attention_heads"], bias=bias), gate1, x)
-        x = self.attend(f"{path}.attn2", x, context, x, c["num_attention_heads"], self.tokens, bias)
+        x = self.attend(f"{path}.attn2", x, context, x, c["num_attention_heads"], bias, **self.text_keys)
         normed = self.modulated(f"{path}.norm2", x, shift2, scale2, eps, self.affine(f"{path}.norm2"))
         return self.gated(f"{path}.ff", self.feed_forward(f"{path}.ff", normed, c["activation_fn"]), gate2, x)
 
@@ -138,7 +138,7 @@ def import_pixart(config, weights, timesteps, text, size=None, scale=USUAL_SCALE
     Parameters
     ----------
     config : dict of config.json; weights : folder.Weights or StateDict; timesteps : the sampler's, first to last.
-    text : TextStates for the calibration, whose tokens all count; size : latents' height and width, one number or two; None: the
+    text : TextStates for the calibration, masked or all of whose tokens count; size : latents' height and width, one number or two; None: the
     config's sample_size; scale : pixels a side of the picture to one of the latents, for models that know the picture's size.
     Raises UnsupportedLayer, FolderError (weights that are missing or left over).
     """

@@ -72,8 +72,8 @@ class UNet2DConditionImport(UNet2DImport):
 
     def __init__(self, config, weights, size, timesteps, text):
         UNet2DImport.__init__(self, config, weights, size, timesteps)
-        self.text, self.tokens = text, text.states.shape[1]
-        self.context = self.text_tokens(text)
+        self.text = text
+        self.take_text(text)
 
     def time_embedding(self):
         """SiLU of the time embedding, with that of the text and the sizes added, a vector."""
@@ -97,7 +97,7 @@ class UNet2DConditionImport(UNet2DImport):
         """BasicTransformerBlock."""
         normed = self.torch_layer_norm(f"{path}.norm1", x)
         x = self.attend(f"{path}.attn1", normed, normed, x, heads)
-        x = self.attend(f"{path}.attn2", self.torch_layer_norm(f"{path}.norm2", x), self.context, x, heads, self.tokens)
+        x = self.attend(f"{path}.attn2", self.torch_layer_norm(f"{path}.norm2", x), self.context, x, heads, **self.text_keys)
         return self.add(f"{path}.ff.sum", self.feed_forward(f"{path}.ff", self.torch_layer_norm(f"{path}.norm3", x), "geglu"), x)
 
     def transformer(self, path, x, heads, count):
