@@ -126,7 +126,7 @@ def _expected_shape(graph, node):
         if shapes[1] != shapes[2] or shapes[1][0] != shapes[0][0] or not 1 <= node.attrs["keys"] <= shapes[1][1] * shapes[1][2]:
             raise GraphError(f"{node.name} ({node.path}): attention of {shapes[0]} to {node.attrs['keys']} keys of {shapes[1]} and values {shapes[2]}")
         if len(shapes) == 4 and shapes[3] != (shapes[1][1] * shapes[1][2], 1, 1):
-            raise GraphError(f"{node.name} ({node.path}): mask {shapes[3]} of keys {shapes[1]}; must be a vector of as many values as there are tokens")
+            raise GraphError(f"{node.name} ({node.path}): mask {shapes[3]} of keys {shapes[1]}; must be a vector with a value for each token")
         return shapes[0]
     if node.op == "upsample":
         c, h, w = shapes[0]

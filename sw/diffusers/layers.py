@@ -117,7 +117,10 @@ class DiffusersImport(GraphBuilder):
         return self.add(f"{path}.sum", self.mixed_tokens(path, normed, context, heads, bias, **keys), x)
 
     def take_text(self, text):
-        """TextStates as tables by label that the host fills later, label 0 of no text: ``context``, its tokens, and ``text_keys``, those that count."""
+        """TextStates as tables by label that the host fills later, label 0 of no text.
+
+        context : the table of tokens; text_keys : which of them count, as GraphBuilder.attention takes it.
+        """
         tables, self.path = text.tables(), "encoder_hidden_states"
         self.context, self.text_keys = self.label_table(self.path, tables[self.path], runtime=True), {"keys": text.states.shape[1]}
         if text.mask is not None:
