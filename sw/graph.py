@@ -8,6 +8,7 @@ input         -               -                                       the noisy 
 step_table    -               values [T, C]                           row of the current step
 label_table   -               values [labels, C] or [labels, C, N]    of the label: a vector or N tokens;
                               runtime                                 True: rows that the host replaces (texts), these are for calibration
+                              range                                   largest absolute value, where it is known before
 condition_table -             values [T, labels, C]                   row of the current step and the label, a vector
 constant      -               values [C, H, W]
 conv          x (, r)         weight [M, C, kh, kw], bias [M] or [T, M] (by step) or None, stride, pad, pad_end (after the last row and
@@ -23,7 +24,8 @@ act           x               function (see isa.ACT)
 add           a, b            -                                       b may be a vector
 mul           a, b            -                                       a * b; b may be a vector
 cat           a, b, ...       -                                       along C
-attention     q, k, v         heads, keys                             softmax(q k^T / sqrt(d)) v over the first ``keys`` tokens of k and v
+attention     q, k, v (, m)   heads, keys                             softmax(q k^T / sqrt(d) + m) v over the first ``keys`` tokens of k and v;
+                                                                      m a vector with a value for each token
 upsample      x               -                                       nearest x2
 
 What has a ``function`` may have ``skew``: its int8 values are skew bytes (isa.SKEW), as products alone read them.
@@ -123,6 +125,8 @@ def _expected_shape(graph, node):
     if node.op == "attention":
         if shapes[1] != shapes[2] or shapes[1][0] != shapes[0][0] or not 1 <= node.attrs["keys"] <= shapes[1][1] * shapes[1][2]:
             raise GraphError(f"{node.name} ({node.path}): attention of {shapes[0]} to {node.attrs['keys']} keys of {shapes[1]} and values {shapes[2]}")
+        if len(shapes) == 4 and shapes[3] != (shapes[1][1] * shapes[1][2], 1, 1):
+            raise GraphError(f"{node.name} ({node.path}): mask {shapes[3]} of keys {shapes[1]}; must be a vector with a value for each token")
         return shapes[0]
     if node.op == "upsample":
         c, h, w = shapes[0]

@@ -73,10 +73,10 @@ class GraphBuilder:
         shapes = [self.shape(p) for p in parts]
         return self.node(name, "cat", parts, (sum(s[0] for s in shapes),) + tuple(shapes[0][1:]))
 
-    def attention(self, name, q, k, v, heads, keys=None):
-        """``keys``: tokens of k and v that count, None: all."""
+    def attention(self, name, q, k, v, heads, keys=None, mask=None):
+        """``keys``: tokens of k and v that count, None: all; ``mask``: a vector that is added to the scores, or None."""
         _, h, w = self.shape(k)
-        return self.node(name, "attention", [q, k, v], self.shape(q), heads=heads, keys=keys or h * w)
+        return self.node(name, "attention", [q, k, v, *([mask] if mask else [])], self.shape(q), heads=heads, keys=keys or h * w)
 
     def upsample(self, name, x):
         """Nearest x2."""
@@ -101,7 +101,7 @@ class GraphBuilder:
         """values [C, H, W]."""
         return self.node(name, "constant", [], values.shape, values=values)
 
-    def label_table(self, name, values, runtime=False):
+    def label_table(self, name, values, runtime=False, **more):
         """Row of the label of values [labels, C] or [labels, C, tokens]; ``runtime``: the host may replace it later."""
         tokens = values.shape[2] if values.ndim == 3 else 1
-        return self.node(name, "label_table", [], (values.shape[1], tokens, 1), values=values, **({"runtime": True} if runtime else {}))
+        return self.node(name, "label_table", [], (values.shape[1], tokens, 1), values=values, **({"runtime": True} if runtime else {}), **more)

@@ -120,8 +120,11 @@ def upload(device, program, progress=None):
 
 def write_texts(device, program, texts):
     """Put TextStates into an uploaded program's tables: the first one is label 0. Raises TextError if they do not fit it."""
+    tables = texts.tables()
+    if "encoder_attention_mask" in tables and "encoder_attention_mask" not in program.meta["conditions"]:
+        raise TextError(f"{program.meta['name']}: the texts have a mask, those that the program was compiled with had none; compile it with such texts")
     for name, place in program.meta["conditions"].items():
-        values = texts.tables().get(name)
+        values = tables.get(name)
         shape = None if values is None else list(values.shape[1:])
         if shape != place["shape"] or len(values) > place["labels"]:
             raise TextError(f"{program.meta['name']}: {name} of the texts is {values if values is None else values.shape}, the program takes up to "

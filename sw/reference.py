@@ -11,13 +11,15 @@ ACT = {"SILU": F.silu, "RELU": F.relu, "GELU": F.gelu, "GELU_TANH": lambda x: F.
 MOST_SCORES = 1 << 26           # scores of an attention in memory at once; with more, pictures go one by one
 
 
-def _attention(q, k, v, heads, keys):
+def _attention(q, k, v, mask, heads, keys):
+    """mask [B, tokens, 1, 1] or None."""
     b, c, h, w = q.shape
     if b > 1 and b * heads * h * w * keys > MOST_SCORES:
-        return torch.cat([_attention(*(t[i:i + 1] for t in (q, k, v)), heads, keys) for i in range(b)])
+        return torch.cat([_attention(*(None if t is None else t[i:i + 1] for t in (q, k, v, mask)), heads, keys) for i in range(b)])
     split = lambda t: t.flatten(2).reshape(b, heads, c // heads, -1)            # [B, heads, d, N]
     k, v = (t.flatten(2)[..., :keys] for t in (k, v))
     scores = split(q).transpose(2, 3) @ split(k) / (c // heads) ** 0.5
+    scores = scores if mask is None else scores + mask[:, None, None, :keys, 0, 0]
     return (split(v) @ torch.softmax(scores, -1).transpose(2, 3)).reshape(b, c, h, w)
 
 
@@ -97,7 +99,7 @@ def _node(node, args, step, labels, x, cache, watch):
     if node.op == "cat":
         return torch.cat(args, 1)
     if node.op == "attention":
-        return _attention(*args, a["heads"], a["keys"])
+        return _attention(*args[:3], args[3] if len(args) > 3 else None, a["heads"], a["keys"])
     return F.interpolate(args[0], scale_factor=2.0, mode="nearest")
 
 

@@ -160,16 +160,55 @@ class TextSource(DiffusersSource):
     def text(self):
         return {"encoder": self.encoder, "tokens": self.texts.states.shape[1]}
 
+    @staticmethod
+    def hollow_texts(config):
+        """Hollow TextStates for a model's config."""
+        from litediffusion.sw.diffusers.unet2d_condition import TIME_IDS, checked_config, pooled_width
+        from litediffusion.sw.hollow import hollow
+        from litediffusion.sw.texts import USUAL_TOKENS, TextStates
 
-def looked_at_texts(config):
-    """Hollow TextStates for a model's config."""
-    from litediffusion.sw.diffusers.unet2d_condition import TIME_IDS, checked_config, pooled_width
-    from litediffusion.sw.hollow import hollow
-    from litediffusion.sw.texts import USUAL_TOKENS, TextStates
+        config = checked_config(config)
+        states, width = hollow((1, USUAL_TOKENS, config["cross_attention_dim"][0])), pooled_width(config)
+        return TextStates(states, hollow((1, width)), hollow((TIME_IDS,))) if width else TextStates(states)
 
-    config = checked_config(config)
-    states, width = hollow((1, USUAL_TOKENS, config["cross_attention_dim"][0])), pooled_width(config)
-    return TextStates(states, hollow((1, width)), hollow((TIME_IDS,))) if width else TextStates(states)
+
+@dataclass
+class PixArtSource(TextSource):
+    """A PixArtTransformer2DModel in a folder as diffusers saves it; what it takes is a TextSource's."""
+    guidance: float = 4.5           # PixArtAlphaPipeline's
+
+    def __post_init__(self):
+        from litediffusion.sw.diffusers.dit import latent_size
+        from litediffusion.sw.diffusers.pixart import NAME, checked_config
+
+        config = checked_config(self.folder.config)
+        self.name, self.labels = self.folder.name, self.slots
+        self.shape = (config["in_channels"], *latent_size(config, self.size, NAME))
+
+    def graph(self, timesteps):
+        from litediffusion.sw.diffusers.pixart import USUAL_SCALE, import_pixart
+        from litediffusion.sw.diffusers.vae import picture_scale
+
+        scale = picture_scale(self.folder.vae.config) if self.folder.vae else USUAL_SCALE
+        return import_pixart(self.folder.config, self.folder.weights, timesteps, self.texts.repeated(self.slots), self.size, scale)
+
+    @staticmethod
+    def hollow_texts(config):
+        from litediffusion.sw.diffusers.pixart import USUAL_TOKENS, checked_config, text_channels
+        from litediffusion.sw.hollow import hollow
+        from litediffusion.sw.texts import TextStates
+
+        return TextStates(hollow((1, USUAL_TOKENS, text_channels(checked_config(config)))))
+
+
+def source_class(config):
+    """The source of a diffusers model by its config, None for a class that cannot be compiled."""
+    from litediffusion.sw.diffusers.pixart import is_pixart
+
+    if is_pixart(config):
+        return PixArtSource
+    return {"UNet2DModel": FolderSource, "UNet2DConditionModel": TextSource, "DiTTransformer2DModel": DiTSource,
+            "Transformer2DModel": DiTSource}.get(config.get("_class_name", "UNet2DModel"))
 
 
 def load_folder(path, size=None, null_label=None, texts=None, look=False):
@@ -182,18 +221,17 @@ def load_folder(path, size=None, null_label=None, texts=None, look=False):
     from litediffusion.sw.texts import load_texts
 
     folder = open_folder(path, look)
-    kind = folder.config.get("_class_name", "UNet2DModel")
-    if kind == "UNet2DModel":
-        return FolderSource(folder, size, null_label)
-    if kind in ("DiTTransformer2DModel", "Transformer2DModel"):
-        return DiTSource(folder, size, null_label)
-    if kind != "UNet2DConditionModel":
-        raise ModelError(f"{path}: holds a {kind}; UNet2DModel, UNet2DConditionModel and DiTTransformer2DModel are what can be compiled so far")
+    source = source_class(folder.config)
+    if source is None:
+        raise ModelError(f"{path}: holds a {folder.config['_class_name']}; UNet2DModel, UNet2DConditionModel, DiTTransformer2DModel and "
+                         "PixArtTransformer2DModel are what can be compiled so far")
+    if not issubclass(source, TextSource):
+        return source(folder, size, null_label)
     if texts is None and look:
-        return TextSource(folder, looked_at_texts(folder.config), size=size)
+        return source(folder, source.hollow_texts(folder.config), size=size)
     if texts is None:
         raise ModelError(f"{path}: the model attends to texts: give some for the calibration, as a file (--texts, see sw/README.md)")
-    return TextSource(folder, load_texts(texts), size=size)
+    return source(folder, load_texts(texts), size=size)
 
 
 def load_wardrobe(size=None):

@@ -1,6 +1,6 @@
 """Models of diffusers with random weights, and their integer programs beside them; what the tests of the importers share."""
 
-from diffusers import AutoencoderKL, AutoencoderTiny, DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
+from diffusers import AutoencoderKL, AutoencoderTiny, DiTTransformer2DModel, PixArtTransformer2DModel, UNet2DConditionModel, UNet2DModel
 import numpy as np
 import torch
 
@@ -8,7 +8,7 @@ from litediffusion.sw.devices.model import ModelDevice
 from litediffusion.sw.devices.rtl import RtlDevice
 from litediffusion.sw.diffusers.folder import StateDict
 from litediffusion.sw.pipeline import compile_model, upload
-from litediffusion.sw.sources import DiTSource, FolderSource, TextSource
+from litediffusion.sw.sources import DiTSource, FolderSource, source_class
 from litediffusion.sw.texts import TextStates
 
 STEPS = 3
@@ -49,31 +49,54 @@ def dit(config):
     return model
 
 
+def pixart(config):
+    """PixArtTransformer2DModel whose timestep and text matter: diffusers' initial weights make small gates and even attention."""
+    model = seeded(PixArtTransformer2DModel, config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "adaln_single.linear" in name or "scale_shift_table" in name or "attn2.to_out" in name:
+                parameter.mul_(4.0)
+            elif ".norm" in name:               # of norms with weights, else all alike
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
 def autoencoder(config):
     """AutoencoderKL, or AutoencoderTiny if the config is one's."""
     return seeded(AutoencoderTiny if "decoder_block_out_channels" in config else AutoencoderKL, config)
 
 
-def texts_for(model, tokens=77):
-    """Random TextStates that a UNet2DConditionModel takes."""
+def texts_for(model, tokens=77, counts=None):
+    """Random TextStates that a UNet2DConditionModel or a PixArtTransformer2DModel takes; counts : of tokens of each text, the others are masked."""
     rng, c = np.random.default_rng(5), model.config
-    states = rng.standard_normal((LABELS, tokens, c.cross_attention_dim))
-    if c.addition_embed_type is None:
-        return TextStates(states)
+    states = rng.standard_normal((LABELS, tokens, c.get("caption_channels") or c.cross_attention_dim))
+    if c.get("addition_embed_type") is None:
+        return TextStates(states, mask=counts and (np.arange(tokens) < np.array(counts)[:, None]).astype(float))
     width = c.projection_class_embeddings_input_dim - 6 * c.addition_time_embed_dim
     return TextStates(states, rng.standard_normal((LABELS, width)), np.array([256.0, 192.0, 0.0, 8.0, 256.0, 192.0]))
+
+
+def picture_size(x):
+    """PixArt's conditions of the picture that latents [B, C, H, W] stand for, 8 pixels a side to one of these, as its pipeline gives them."""
+    height, width = (torch.full((len(x), 1), 8.0 * side) for side in x.shape[2:])
+    return {"resolution": torch.cat([height, width], 1), "aspect_ratio": height / width}
 
 
 def float_output(model, x, t, labels, texts=None):
     """Output of a model of diffusers, float [B, C, H, W]."""
     tensor = lambda values: torch.tensor(values, dtype=torch.float32)
-    more = {}
+    more, mask = {}, None if texts is None or texts.mask is None else tensor(texts.mask[labels])
+    if isinstance(model, PixArtTransformer2DModel):
+        states, time = tensor(texts.states[labels]), torch.full((len(x),), int(t))
+        with torch.no_grad():
+            out = model(tensor(x), states, time, picture_size(x), encoder_attention_mask=mask).sample
+        return out[:, :x.shape[1]].numpy()
     if isinstance(model, DiTTransformer2DModel):
         with torch.no_grad():
             out = model(tensor(x), torch.full((len(x),), int(t)), torch.tensor(labels)).sample
         return out[:, :x.shape[1]].numpy()          # without variances
     if texts is not None:
-        more["encoder_hidden_states"] = tensor(texts.states[labels])
+        more.update(encoder_hidden_states=tensor(texts.states[labels]), encoder_attention_mask=mask)
         if texts.pooled is not None:
             more["added_cond_kwargs"] = {"text_embeds": tensor(texts.pooled[labels]), "time_ids": tensor(np.tile(texts.time_ids, (len(labels), 1)))}
     elif model.config.num_class_embeds:
@@ -82,18 +105,19 @@ def float_output(model, x, t, labels, texts=None):
         return model(tensor(x), int(t), **more).sample.numpy()
 
 
-def source_of(model, texts=None, vae=None):
-    """The source of a model."""
+def source_of(model, texts=None, vae=None, size=None):
+    """The source of a model; size : of a model that attends to texts."""
     if isinstance(model, DiTTransformer2DModel):
         return DiTSource(Loaded(model, vae), guidance=1.0)
     if texts is None:
         return FolderSource(Loaded(model))
-    return TextSource(Loaded(model, vae), texts, slots=LABELS)
+    loaded = Loaded(model, vae)
+    return source_class(loaded.config)(loaded, texts, size=size, slots=LABELS)
 
 
-def compiled(model, texts=None, vae=None):
+def compiled(model, texts=None, vae=None, size=None):
     """(source, program, timesteps)."""
-    source = source_of(model, texts, vae)
+    source = source_of(model, texts, vae, size)
     timesteps, _ = source.sampler("ddim", STEPS, 0.0)
     return source, compile_model(source, steps=STEPS, sampler="ddim", images=16, batch=1, tiled=True, guidance=1.0), timesteps
 
@@ -150,9 +174,9 @@ def sqnr(pairs):
     return 10 * np.log10(signal / noise)
 
 
-def mean_sqnr(model, texts=None, inputs=3):
+def mean_sqnr(model, texts=None, inputs=3, size=None):
     """SQNR of the integer program against diffusers, for some normal inputs at the first step."""
-    source, program, timesteps = compiled(model, texts)
+    source, program, timesteps = compiled(model, texts, size=size)
     device, pairs = ModelDevice(), []
     upload(device, program)
     for seed in range(inputs):

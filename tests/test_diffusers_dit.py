@@ -2,12 +2,14 @@
 
 import json
 
-from diffusers import DDIMScheduler, DiTPipeline
+from diffusers import DDIMScheduler, DiTPipeline, Transformer2DModel
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from diffusers_cases import Loaded, autoencoder, compiled, dit, evaluate_program, float_output, mean_sqnr, on_both_devices, sqnr, step_program
+from diffusers_cases import (Loaded, autoencoder, compiled, dit, evaluate_program, float_output, mean_sqnr, on_both_devices, seeded, sqnr,
+                             step_program)
 from litediffusion.sw.cli.main import app
 from litediffusion.sw.compiler.items import CompileError
 from litediffusion.sw.devices.model import ModelDevice
@@ -169,6 +171,18 @@ def test_older_folder(tmp_path):
     loaded.weights = StateDict(model.state_dict() | {"pos_embed.pos_embed": model.pos_embed.pos_embed})
     graph, _ = import_model(DiTSource(loaded), 2, "ddim")
     assert graph.shape(graph.output) == (4, 16, 16)
+
+
+def test_positions_of_a_large_older_model():
+    """From sample_size 128 on the former class puts positions closer."""
+    model = seeded(Transformer2DModel, dict(SMALL, norm_type="ada_norm_zero", sample_size=128, patch_size=8, num_layers=1,
+                                            activation_fn="gelu-approximate", attention_bias=True))
+    loaded = Loaded(model)
+    graph = run_passes(import_dit(loaded.config, loaded.weights, [421]))
+    x = np.random.default_rng(0).standard_normal((1,) + tuple(graph.shape("sample")))
+    with torch.no_grad():
+        want = model(torch.tensor(x, dtype=torch.float32), timestep=torch.tensor([421]), class_labels=torch.tensor([3])).sample.numpy()
+    assert np.abs(evaluate(graph, x, 0, [3]).numpy() - want).max() < 1e-4 * np.abs(want).max()
 
 
 @pytest.mark.parametrize("change, message", [

@@ -114,6 +114,17 @@ def test_a_step_on_the_rtl_is_the_model_devices(name):
     assert (outputs[0] == outputs[1]).all() and (outputs[0].std((1, 2, 3)) > 0.01).all() and (outputs[0][1] != x).any()
 
 
+def test_masked_tokens():
+    """Texts of different lengths, in float and as a program."""
+    model = make("default")[0]
+    texts = texts_for(model, 20, (1, 20, 7, 12))
+    graph = run_passes(import_unet2d_condition(dict(model.config), StateDict(model.state_dict()), [500], texts))
+    x = np.random.default_rng(0).standard_normal((2,) + tuple(graph.shape("sample")))
+    want = float_output(model, x, 500, [0, 2], texts)
+    assert np.abs(evaluate(graph, x, 0, [0, 2]).numpy() - want).max() < 1e-4 * np.abs(want).max()
+    assert mean_sqnr(model, texts, inputs=1) >= 25.0
+
+
 def test_texts_can_be_replaced():
     """Label 1 with label 2's text is label 2."""
     (model, texts), device = make("text_time"), ModelDevice()
@@ -238,7 +249,9 @@ def test_bad_files_of_texts(tmp_path):
     from litediffusion.sw.texts import load_texts
 
     for arrays, message in (({"other": np.zeros(3)}, "other"), ({"states": np.zeros((2, 3))}, "must be states"),
-                            ({"states": np.zeros((2, 3, 4)), "pooled": np.zeros((3, 4))}, "2 states, 3 pooled")):
+                            ({"states": np.zeros((2, 3, 4)), "pooled": np.zeros((3, 4))}, "2 states, 3 pooled"),
+                            ({"states": np.zeros((2, 3, 4)), "mask": np.zeros((2, 4))}, r"mask \(2, 4\) of states"),
+                            ({"states": np.zeros((2, 3, 4)), "mask": np.array([[1, 0, 0], [0, 0, 0]])}, "no token of text 1 counts")):
         np.savez(tmp_path / "t.npz", **arrays)
         with pytest.raises(TextError, match=message):
             load_texts(tmp_path / "t.npz")

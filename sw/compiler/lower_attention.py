@@ -26,11 +26,11 @@ def check(node):
 NEVER = -(1 << 16)       # offset that leaves nothing of an exponential
 
 
-def score_records(s_q, s_k, d, keys=0):
+def score_records(s_q, s_k, d, keys=0, s_mask=None):
     """Records [steps, groups] with v = (score - max) in Q4.11, out = 223 * exp(v), of skew bytes the largest.
 
     ``keys``: 0 for one record of all keys; else the number of keys that count, and there are records for all groups of 8 of
-    a multiple of 16 keys, in which the others get no weight.
+    a multiple of 16 keys, in which the others get no weight. ``s_mask`` [steps]: scale of what is added to the scores, or None.
     """
     groups = -(-keys // 16) * 2 if keys else 1
     record = np.zeros((len(s_q), groups), RECORD)
@@ -38,6 +38,8 @@ def score_records(s_q, s_k, d, keys=0):
     record["mult"], record["shift"] = m[:, None, None], shift[:, None]
     if keys:
         record["offset"] = np.where(np.arange(8 * groups) < keys, 0, NEVER).reshape(groups, 8)
+    if s_mask is not None:
+        record["rmult"], record["rshift"] = (x[:, None] for x in fixed1(s_mask * ACT_ONE, "mask"))
     record["omult"], record["oshift"] = isa.SKEW[1], 14
     return record
 

@@ -43,6 +43,8 @@ def choose_scales(graph, ranges, per_step, split=False):
         op = node.op if node else None
         if op == "condition_table":         # the calibration may not have seen all labels
             r = np.maximum(np.abs(node.attrs["values"]).max((1, 2)), MIN_RANGE)
+        if node and "range" in node.attrs:
+            r = np.full_like(r, node.attrs["range"], dtype=float)
         r = np.asarray(r, dtype=float) / 127.0
         fixed = not per_step or op in ("label_table", "constant")
         scales[name] = np.full_like(r, r.max()) if fixed else r

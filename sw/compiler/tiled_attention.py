@@ -56,16 +56,17 @@ def transposed_values(program, name, tokens, weight, scale):
 class TiledAttention:
     """softmax(q k^T / sqrt(d)) v. query, key, out : DramTensor [C, H, W]; value : V^T; bias : of V [C];
     width : d of the scale 1 / sqrt(d), if heads were filled up with zeros to C / heads channels; keys : tokens of key and
-    value that count, the others get no weight."""
+    value that count, the others get no weight; mask : DramTensor of a vector that is added to the scores, or None."""
 
-    def __init__(self, state, name, query, key, value, bias, out, heads=1, width=None, keys=None):
+    def __init__(self, state, name, query, key, value, bias, out, heads=1, width=None, keys=None, mask=None):
         self.c, self.n, self.heads = query.shape[0], key.pixels, heads
         self.d, self.name, self.state = self.c // heads, name, state
         if self.c % heads or self.d % 16 or self.n % 16:
             raise CompileError(f"layer {name}: {self.n} tokens, heads of {self.d} channels; both must be multiples of 16")
         self.some = keys is not None and keys < self.n
         self.query, self.key, self.value, self.out = as_tokens(query), key, value, as_tokens(out)
-        self.score_params = state.params(score_records(query.scale, key.scale, width or self.d, keys if self.some else 0))
+        self.mask, self.masked = mask, mask and Tensor(mask.name, mask.shape, state.config.spm_words - self.n // 16)
+        self.score_params = state.params(score_records(query.scale, key.scale, width or self.d, keys if self.some else 0, mask and mask.scale))
         self.mix_params = RecordParts(state, mix_records(value.scale, out.scale, bias), self.d // 8)
         self.tiles = balanced(query.pixels, self.rows())
         self.plane = odd_plane(self.tiles[0][1])
@@ -74,7 +75,8 @@ class TiledAttention:
         """Queries at a time: their scores take one half of the accumulators."""
         c = self.state.config
         words = BUFFERS * (2 * self.d + self.n) // 16
-        rows = min(c.acc_words // (max(self.n, self.d) // 8), c.spm_words // words - 1, c.row_words // 4)
+        space = c.spm_words - (self.masked.words if self.masked else 0)
+        rows = min(c.acc_words // (max(self.n, self.d) // 8), space // words - 1, c.row_words // 4)
         if rows < 1:
             raise CompileError(f"layer {self.name}: {self.n} tokens with heads of {self.d} channels exceed {c.acc_words} "
                                f"accumulators or {c.spm_words} words of scratchpad: use a larger configuration")
@@ -87,6 +89,8 @@ class TiledAttention:
     def run(self, most=None):
         """Emit all; most : only so many pieces, for a look at the cost of one."""
         self.after, waiting = len(self.state.items), None
+        if self.masked:
+            move(self.state, "LOAD", self.mask, 0, 0, self.masked)
         for number, piece in enumerate(self.pieces()[:most]):
             row = self.softmax(number, piece)
             if waiting:
@@ -131,11 +135,12 @@ class TiledAttention:
         row = state.rows(rows)
         records = [("ROW", row, row + rows)]
         base = dict(src=isa.SRC["ACC"], a=acc, as0=1, row=row, n0=rows)
+        added = dict(rop=isa.ROP["ADD"], r=self.masked.hword(0), rs1=2 * self.masked.plane, rs2=1) if self.masked else {}
         state.emit("POST", dict(base, n1=1, n2=groups, as2=rows, row_loop=1, rowmax=1), region, records)
         state.emit("POST", dict(base, n1=groups // 2, n2=2, as1=2 * rows, as2=rows, row_loop=2, submax=1, rowsum=1,
                                 act=isa.ACT["EXP"], out=isa.OUT["SKEW8"], dst=isa.DST["SPM"], d=p.hword(0), ds0=2, ds1=2 * p.plane, ds2=1,
-                                ps1=2 * self.some, ps2=int(self.some)),
-                   region + records, p.region() + records, {"p": (self.score_params, 0)})
+                                ps1=2 * self.some, ps2=int(self.some), **added),
+                   region + records + (self.masked.region() if self.masked else []), p.region() + records, {"p": (self.score_params, 0)})
         return row
 
     def mix(self, number, piece, row):

@@ -268,7 +268,7 @@ class TiledGraph(TiledProgram):
         self.stats.done(node.name)
 
     def lower_attention(self, node):
-        q, k, v = node.inputs
+        q, k, v, *mask = node.inputs
         value = self.graph.nodes[v]
         heads, tokens = node.attrs["heads"], self.tensors[value.inputs[0]]
         weight = fill_heads(value.attrs["weight"][:, :, 0, 0], heads, 0)
@@ -277,7 +277,7 @@ class TiledGraph(TiledProgram):
         self.state.begin(node.name)
         out = self.tensor(node.name, (len(weight),) + tuple(node.shape[1:]), self.scales[node.name])
         self.attend(TiledAttention(self.state, node.name, self.tensors[q], self.tensors[k], values, fill_heads(bias, heads, bias.ndim - 1), out,
-                                   heads, node.shape[0] // heads, node.attrs["keys"]))
+                                   heads, node.shape[0] // heads, node.attrs["keys"], self.tensors[mask[0]] if mask else None))
         self.discard(values)
         self.keep(node.name, out)
 

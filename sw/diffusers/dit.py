@@ -17,22 +17,26 @@ from litediffusion.sw.graph_builder import UnsupportedLayer
 
 EPS = 1e-6               # of norm1 and norm_out, fixed in diffusers
 TIME_CHANNELS = 256      # sines and cosines of the timestep, fixed in diffusers
+OLD_BASE = 64            # sample_size up to which the interpolation scale is 1 where the config names none, fixed in diffusers
 TABLE_ROWS = 1024        # pairs of timestep and label up to which there are tables: about as large as the weights that they replace
 
 DEFAULTS = dict(num_attention_heads=16, attention_head_dim=72, in_channels=4, out_channels=None, num_layers=28, attention_bias=True,
                 sample_size=32, patch_size=2, activation_fn="gelu-approximate", num_embeds_ada_norm=1000, norm_type="ada_norm_zero",
-                norm_elementwise_affine=False, norm_eps=1e-5)
+                norm_elementwise_affine=False, norm_eps=1e-5, interpolation_scale=1)
 # Transformer2DModel is what older folders call the same network.
 OLD_DEFAULTS = dict(DEFAULTS, attention_head_dim=88, in_channels=None, num_layers=1, attention_bias=False, sample_size=None, patch_size=None,
-                    activation_fn="geglu", num_embeds_ada_norm=None, norm_type="layer_norm", norm_elementwise_affine=True)
+                    activation_fn="geglu", num_embeds_ada_norm=None, norm_type="layer_norm", norm_elementwise_affine=True, interpolation_scale=None)
 CLASSES = {"DiTTransformer2DModel": DEFAULTS, "Transformer2DModel": OLD_DEFAULTS}
 SUPPORTED = (("norm_type", ("ada_norm_zero",)), ("patch_size", (1, 2, 4, 8)), ("activation_fn", tuple(FEED_FORWARD)))
 
 
-def checked_config(config):
-    """The config with all defaults. Raises UnsupportedLayer for a value that cannot be compiled."""
-    kind = config.get("_class_name", "DiTTransformer2DModel")
-    full = check_fields(kind, config, CLASSES[kind], SUPPORTED)
+def checked_config(config, classes=CLASSES, supported=SUPPORTED):
+    """The config with all defaults. Raises UnsupportedLayer for a value that cannot be compiled.
+
+    classes : {class: defaults}, the first one's where the config names none; supported : [(field, values)].
+    """
+    kind = config.get("_class_name", next(iter(classes)))
+    full = check_fields(kind, config, classes[kind], supported)
     channels = full["in_channels"]
     full["out_channels"] = full["out_channels"] or channels
     if full["out_channels"] not in (channels, 2 * channels):
@@ -40,12 +44,20 @@ def checked_config(config):
     return full
 
 
-def latent_size(config, size=None):
+def latent_size(config, size=None, kind="DiTTransformer2DModel"):
     """(height, width) of the latents: ``size``, else the config's sample_size. Raises UnsupportedLayer."""
-    (height, width), patch = chosen_size("DiTTransformer2DModel", config, size), config["patch_size"]
+    (height, width), patch = chosen_size(kind, config, size), config["patch_size"]
+    if config["sample_size"] is None:
+        raise UnsupportedLayer("PatchEmbed", "the config has no sample_size, of which the positions are made: put it into config.json", "pos_embed")
     if height % patch or width % patch:
         raise UnsupportedLayer("PatchEmbed", f"latents of {height}x{width}: both must be multiples of the patch, {patch}", "pos_embed")
     return height, width
+
+
+def position_base(config):
+    """Patches a side at which positions count one by one; larger pictures have as many in finer steps."""
+    scale = config["interpolation_scale"] or max(config["sample_size"] // OLD_BASE, 1)
+    return config["sample_size"] // config["patch_size"] / scale
 
 
 def silu(x):
@@ -61,7 +73,12 @@ def positions(channels, height, width, base):
 
 
 class DiTImport(DiffusersImport):
-    """State of one import."""
+    """State of one import.
+
+    Conditions, which shift and scale a norm's result and gate a branch, are linear layers (embedding, weight, bias) of an ``embedding``.
+    """
+
+    UNUSED = {"pos_embed.pos_embed"}        # the positions, which some files hold, are computed
 
     def __init__(self, config, weights, size, timesteps):
         DiffusersImport.__init__(self, weights, None, EPS, "silu")
@@ -69,8 +86,8 @@ class DiTImport(DiffusersImport):
         self.x = self.node("sample", "input", [], (config["in_channels"], *size))
 
     def unread(self):
-        """Weights that nobody asked for; the positions, which some files hold, are computed."""
-        return sorted(self.weights.unread - {"pos_embed.pos_embed"})
+        """Weights that nobody asked for, without those that have no use here."""
+        return sorted(self.weights.unread - self.UNUSED)
 
     # --- conditions ----------------------------------------------------------------------------------------------------
 
@@ -78,10 +95,13 @@ class DiTImport(DiffusersImport):
         """A linear layer of float [..., C]."""
         return x @ self.get(f"{path}.weight").T + self.get(f"{path}.bias")
 
+    def embedded_sinusoids(self, path, values, shift):
+        """TimestepEmbedding of sines and cosines of values [N]: float [N, C]."""
+        return self.dense(f"{path}.linear_2", silu(self.dense(f"{path}.linear_1", sinusoids(values, TIME_CHANNELS, True, shift))))
+
     def embedding(self, path):
         """SiLU of the embeddings of timestep and label together: float [steps, labels, C], or a vector's name if these are many."""
-        hidden = silu(self.dense(f"{path}.timestep_embedder.linear_1", sinusoids(self.timesteps, TIME_CHANNELS, True, 1)))
-        time = self.dense(f"{path}.timestep_embedder.linear_2", hidden)
+        time = self.embedded_sinusoids(f"{path}.timestep_embedder", self.timesteps, 1)
         labels, self.path = self.get(f"{path}.class_embedder.embedding_table.weight"), path
         for known_time, known_labels, result in self.embeddings:      # many models have one for all blocks
             if np.array_equal(time, known_time) and np.array_equal(labels, known_labels):
@@ -96,37 +116,48 @@ class DiTImport(DiffusersImport):
         x = self.add(f"{path}.sum", self.step_table(f"{path}.time", time), self.label_table(f"{path}.label", labels))
         return self.act(f"{path}.silu", x, "SILU")
 
-    def vector(self, name, embedding, weight, bias):
-        """A linear layer of an ``embedding``."""
+    def conditions(self, path, count, embedding):
+        """The parts of a linear layer of an ``embedding``: [(embedding, weight, bias)]."""
+        self.path = path
+        return [(embedding, *part) for part in zip(np.split(self.get(f"{path}.weight"), count), np.split(self.get(f"{path}.bias"), count))]
+
+    def vector(self, name, condition):
+        """A condition as a vector."""
+        embedding, weight, bias = condition
         if isinstance(embedding, str):
             return self.linear(name, embedding, weight, bias)
         return self.condition_table(name, embedding @ weight.T + bias)
 
-    def modulated(self, path, x, embedding, shift, scale, eps=EPS, affine=None):
-        """(1 + scale) * norm + shift, where shift and scale are linear layers (weight, bias) of the embedding.
-
-        affine : gamma and beta of the norm, which go into these, or None.
-        """
-        (weight, bias), (shift_weight, shift_bias) = (scale[0], scale[1] + 1), shift
+    def norm_conditions(self, shift, scale, affine):
+        """(beta * (1 + scale) + shift, gamma * (1 + scale)) as conditions; affine : (gamma, beta) or None."""
+        (embedding, weight, bias), (_, shift_weight, shift_bias) = scale, shift
+        bias = bias + 1
         if affine:
             gamma, beta = affine
             shift_weight, shift_bias = shift_weight + beta[:, None] * weight, shift_bias + beta * bias
             weight, bias = gamma[:, None] * weight, gamma * bias
-        plus = self.vector(f"{path}.shift", embedding, shift_weight, shift_bias)
-        times = self.vector(f"{path}.scale", embedding, weight, bias)
+        return (embedding, shift_weight, shift_bias), (embedding, weight, bias)
+
+    def affine(self, path):
+        """gamma and beta of a norm if the config gives it some, else None."""
+        self.path = path
+        return [self.get(f"{path}.{name}") for name in ("weight", "bias")] if self.config["norm_elementwise_affine"] else None
+
+    def modulated(self, path, x, shift, scale, eps=EPS, affine=None):
+        """(1 + scale) * norm + shift, where shift and scale are conditions.
+
+        affine : gamma and beta of the norm, which go into these, or None.
+        """
+        shift, scale = self.norm_conditions(shift, scale, affine)
+        plus, times = self.vector(f"{path}.shift", shift), self.vector(f"{path}.scale", scale)
         normed = self.layer_norm(path, x, None, None, eps)
         return self.add(f"{path}.shifted", self.mul(f"{path}.scaled", normed, times), plus)
 
-    def gated(self, path, branch, embedding, gate, x):
-        """x + gate * branch."""
+    def gated(self, path, branch, gate, x):
+        """x + gate * branch; gate : a condition."""
         self.path = path
-        product = self.mul(f"{path}.gated", branch, self.vector(f"{path}.gate", embedding, *gate))
+        product = self.mul(f"{path}.gated", branch, self.vector(f"{path}.gate", gate))
         return self.add(f"{path}.sum", product, x)
-
-    def conditions(self, path, count):
-        """[(weight, bias)] of the parts of a linear layer."""
-        self.path = path
-        return list(zip(np.split(self.get(f"{path}.weight"), count), np.split(self.get(f"{path}.bias"), count)))
 
     # --- layers --------------------------------------------------------------------------------------------------------
 
@@ -144,37 +175,33 @@ class DiTImport(DiffusersImport):
             x, weight = self.halved(x, weight)
         x = self.conv("pos_embed.proj", x, weight, self.get("pos_embed.proj.bias"), weight.shape[2])
         c, h, w = self.shape(x)
-        return self.add("pos_embed.sum", x, self.constant("pos_embed.positions", positions(c, h, w, self.config["sample_size"] // self.patch)))
+        return self.add("pos_embed.sum", x, self.constant("pos_embed.positions", positions(c, h, w, position_base(self.config))))
 
     def block(self, path, x):
         """BasicTransformerBlock with norm_type ada_norm_zero."""
         c = self.config
-        embedding = self.embedding(f"{path}.norm1.emb")
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.conditions(f"{path}.norm1.linear", 6)
-        normed = self.modulated(f"{path}.norm1", x, embedding, shift1, scale1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.conditions(f"{path}.norm1.linear", 6, self.embedding(f"{path}.norm1.emb"))
+        normed = self.modulated(f"{path}.norm1", x, shift1, scale1)
         mixed = self.mixed_tokens(f"{path}.attn1", normed, normed, c["num_attention_heads"], bias=c["attention_bias"])
-        x = self.gated(f"{path}.attn1", mixed, embedding, gate1, x)
-        self.path = f"{path}.norm3"
-        affine = [self.get(f"{path}.norm3.{name}") for name in ("weight", "bias")] if c["norm_elementwise_affine"] else None
-        normed = self.modulated(f"{path}.norm3", x, embedding, shift2, scale2, c["norm_eps"], affine)
-        return self.gated(f"{path}.ff", self.feed_forward(f"{path}.ff", normed, c["activation_fn"]), embedding, gate2, x)
+        x = self.gated(f"{path}.attn1", mixed, gate1, x)
+        normed = self.modulated(f"{path}.norm3", x, shift2, scale2, c["norm_eps"], self.affine(f"{path}.norm3"))
+        return self.gated(f"{path}.ff", self.feed_forward(f"{path}.ff", normed, c["activation_fn"]), gate2, x)
 
-    def pixels(self, x):
+    def pixels(self, path, x):
         """The pixels of the patches, without the variances that a sampler here has no use for."""
-        c, self.path = self.config, "proj_out_2"
+        c, self.path = self.config, path
         weight, bias = (a.reshape(self.patch ** 2, c["out_channels"], -1)[:, :c["in_channels"]]
-                        for a in (self.get("proj_out_2.weight"), self.get("proj_out_2.bias")))
+                        for a in (self.get(f"{path}.weight"), self.get(f"{path}.bias")))
         more = {"unpatch": self.patch} if self.patch > 1 else {}
-        return self.conv("proj_out_2", x, weight.reshape(-1, weight.shape[2], 1, 1), bias.reshape(-1), **more)
+        return self.conv(path, x, weight.reshape(-1, weight.shape[2], 1, 1), bias.reshape(-1), **more)
 
     def run(self):
         """The verified graph."""
         x = self.patches()
         for i in range(self.config["num_layers"]):
             x = self.block(f"transformer_blocks.{i}", x)
-        embedding = self.embedding("transformer_blocks.0.norm1.emb")
-        shift, scale = self.conditions("proj_out_1", 2)
-        self.graph.output = self.pixels(self.modulated("norm_out", x, embedding, shift, scale))
+        shift, scale = self.conditions("proj_out_1", 2, self.embedding("transformer_blocks.0.norm1.emb"))
+        self.graph.output = self.pixels("proj_out_2", self.modulated("norm_out", x, shift, scale))
         return verify(self.graph)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from litediffusion.sw.graph_builder import GraphBuilder, UnsupportedLayer
+from litediffusion.sw.texts import MASKED
 
 ACTIVATIONS = {"silu": "SILU", "swish": "SILU", "relu": "RELU", "gelu": "GELU"}
 FEED_FORWARD = {"gelu": "GELU", "gelu-approximate": "GELU_TANH", "geglu": None}       # None: a gate, with GELU
@@ -30,6 +31,14 @@ def check_blocks(names, known):
     for name in names:
         if name not in known:
             raise UnsupportedLayer(name, f"known blocks are {', '.join(known)}", "")
+
+
+def check_texts(what, text, channels, pooled=0):
+    """Raise UnsupportedLayer if TextStates have other channels than a model takes; pooled : of their pooled embeddings, 0 for none."""
+    given = 0 if text.pooled is None else text.pooled.shape[1]
+    for value, wanted, name in ((text.states.shape[2], channels, "states"), (given, pooled, "pooled embeddings")):
+        if value != wanted:
+            raise UnsupportedLayer(what, f"the texts' {name} have {value} channels, the model takes {wanted}", "")
 
 
 class DiffusersImport(GraphBuilder):
@@ -97,11 +106,26 @@ class DiffusersImport(GraphBuilder):
         hidden = self.act(f"{path}.gelu", self.torch_linear(name, x), FEED_FORWARD[function]) if FEED_FORWARD[function] else self.geglu(name, x)
         return self.torch_linear(f"{path}.net.2", hidden)
 
-    def mixed_tokens(self, path, normed, context, heads, keys=None, bias=False):
-        """Wo attention(normed, context); ``bias``: of the projections of queries, keys and values."""
+    def mixed_tokens(self, path, normed, context, heads, bias=False, **keys):
+        """Wo attention(normed, context); ``bias``: of the projections of queries, keys and values; ``keys``: which count (GraphBuilder.attention)."""
         q, k, v = (self.torch_linear(f"{path}.to_{part}", source, bias=bias) for part, source in zip("qkv", (normed, context, context)))
         self.path = path
-        return self.torch_linear(f"{path}.to_out.0", self.attention(f"{path}.mix", q, k, v, heads, keys))
+        return self.torch_linear(f"{path}.to_out.0", self.attention(f"{path}.mix", q, k, v, heads, **keys))
+
+    def attend(self, path, normed, context, x, heads, bias=False, **keys):
+        """x + Wo attention(normed, context)."""
+        return self.add(f"{path}.sum", self.mixed_tokens(path, normed, context, heads, bias, **keys), x)
+
+    def take_text(self, text):
+        """TextStates as tables by label that the host fills later, label 0 of no text.
+
+        context : the table of tokens; text_keys : which of them count, as GraphBuilder.attention takes it.
+        """
+        tables, self.path = text.tables(), "encoder_hidden_states"
+        self.context, self.text_keys = self.label_table(self.path, tables[self.path], runtime=True), {"keys": text.states.shape[1]}
+        if text.mask is not None:
+            mask = self.label_table("encoder_attention_mask", tables["encoder_attention_mask"], runtime=True, range=-MASKED)
+            self.text_keys = {"mask": mask}
 
     def upsampled_conv(self, path, x):
         """Upsample2D with its convolution."""

@@ -11,12 +11,11 @@ Ref: Rombach et al. 2022; Podell et al. 2023 (text_time).
 
 import numpy as np
 
-from litediffusion.sw.diffusers.layers import check_blocks, check_fields, finish_import
+from litediffusion.sw.diffusers.layers import check_blocks, check_fields, check_texts, finish_import
 from litediffusion.sw.diffusers.unet2d import DEFAULTS as UNET2D_DEFAULTS
 from litediffusion.sw.diffusers.unet2d import UNet2DImport, image_size, sinusoids
 from litediffusion.sw.graph import verify
 from litediffusion.sw.graph_builder import UnsupportedLayer
-from litediffusion.sw.texts import padded_tokens
 
 TRANSFORMER_NORM_EPS, LAYER_NORM_EPS = 1e-6, 1e-5        # fixed in diffusers' Transformer2DModel
 CROSS = {"CrossAttnDownBlock2D": True, "DownBlock2D": False, "CrossAttnUpBlock2D": True, "UpBlock2D": False}
@@ -73,9 +72,8 @@ class UNet2DConditionImport(UNet2DImport):
 
     def __init__(self, config, weights, size, timesteps, text):
         UNet2DImport.__init__(self, config, weights, size, timesteps)
-        self.text, self.tokens = text, text.states.shape[1]
-        self.path = "encoder_hidden_states"
-        self.context = self.label_table("encoder_hidden_states", padded_tokens(text.states), runtime=True)
+        self.text = text
+        self.take_text(text)
 
     def time_embedding(self):
         """SiLU of the time embedding, with that of the text and the sizes added, a vector."""
@@ -95,15 +93,11 @@ class UNet2DConditionImport(UNet2DImport):
         self.path = path
         return self.layer_norm(path, x, self.get(f"{path}.weight"), self.get(f"{path}.bias"), LAYER_NORM_EPS)
 
-    def attend(self, path, normed, context, x, heads, keys=None):
-        """x + Wo attention(normed, context)."""
-        return self.add(f"{path}.sum", self.mixed_tokens(path, normed, context, heads, keys), x)
-
     def transformer_block(self, path, x, heads):
         """BasicTransformerBlock."""
         normed = self.torch_layer_norm(f"{path}.norm1", x)
         x = self.attend(f"{path}.attn1", normed, normed, x, heads)
-        x = self.attend(f"{path}.attn2", self.torch_layer_norm(f"{path}.norm2", x), self.context, x, heads, self.tokens)
+        x = self.attend(f"{path}.attn2", self.torch_layer_norm(f"{path}.norm2", x), self.context, x, heads, **self.text_keys)
         return self.add(f"{path}.ff.sum", self.feed_forward(f"{path}.ff", self.torch_layer_norm(f"{path}.norm3", x), "geglu"), x)
 
     def transformer(self, path, x, heads, count):
@@ -171,8 +165,5 @@ def import_unet2d_condition(config, weights, timesteps, text, size=None):
     Raises UnsupportedLayer, FolderError (weights that are missing or left over).
     """
     config = checked_config(config)
-    for value, wanted, what in ((text.states.shape[2], config["cross_attention_dim"][0], "states"),
-                                (0 if text.pooled is None else text.pooled.shape[1], pooled_width(config), "pooled embeddings")):
-        if value != wanted:
-            raise UnsupportedLayer("UNet2DConditionModel", f"the texts' {what} have {value} channels, the model takes {wanted}", "")
+    check_texts("UNet2DConditionModel", text, config["cross_attention_dim"][0], pooled_width(config))
     return finish_import(UNet2DConditionImport(config, weights, image_size(config, size), timesteps, text))

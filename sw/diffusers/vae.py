@@ -136,6 +136,13 @@ class TinyDecoderImport(DiffusersImport):
         return verify(self.graph)
 
 
+def picture_scale(config):
+    """Pixels a side of the picture to one of the latents, by an autoencoder's config."""
+    tiny = config.get("_class_name") == "AutoencoderTiny"
+    name = "decoder_block_out_channels" if tiny else "block_out_channels"
+    return 2 ** (len(config.get(name, (TINY_DEFAULTS if tiny else DEFAULTS)[name])) - 1)
+
+
 def import_decoder(config, weights, size):
     """Verified Graph of a decoder for latents of ``size`` (height, width).
 
