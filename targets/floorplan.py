@@ -12,9 +12,10 @@ BLOCKS = ((0, "MULT18_0"), (1, "MULT18_1"), (4, "MULT18_4"), (5, "MULT18_5"))
 
 @dataclass(frozen=True)
 class Floorplan:
-    """columns : the first columns of a device's nines; lanes : (row, number of the first multiplier in the row) of each lane. Lanes that
-    share their operands' registers are neighbours."""
+    """columns : the first columns of a device's nines; room : multipliers of a lane; lanes : (row, number of the first multiplier in the
+    row) of each lane. Lanes that share their operands' registers are neighbours."""
     columns: tuple
+    room: int
     lanes: tuple
 
     def bel(self, row, number):
@@ -24,21 +25,21 @@ class Floorplan:
         return f"X{self.columns[nine] + offset}/Y{row}/{name}"
 
 
-# Of 128 multipliers and of 64. The free ones of an 85F's row 58 are POST's, beside the memories that it works on.
+# The free ones of an 85F's row 58 are POST's, beside the memories that it works on.
 FLOORPLANS = {
-    "85F": Floorplan((4, 13, 22, 31, 40, 49, 58, 69, 78, 87, 96, 105, 114),
+    "85F": Floorplan((4, 13, 22, 31, 40, 49, 58, 69, 78, 87, 96, 105, 114), 16,
                      ((58, 2), (58, 18), (34, 2), (34, 18), (34, 34), (10, 34), (10, 2), (10, 18))),
-    "45F": Floorplan((4, 13, 22, 31, 42, 51, 60, 69, 78), tuple((row, first) for row in (46, 22) for first in (0, 8, 16, 24))),
+    "45F": Floorplan((4, 13, 22, 31, 42, 51, 60, 69, 78), 8, tuple((row, first) for row in (46, 22) for first in (0, 8, 16, 24))),
 }
 
 
 def place_array(array, device, lanes=()):
-    """Give each multiplier of a DotArray (array_clock = 2, primitives = "ecp5") its place; leaves unknown devices alone.
+    """Give each multiplier of a DotArray (array_clock = 2, primitives = "ecp5") its place; leaves unknown devices and larger arrays alone.
 
     lanes : as in a Floorplan, for a board where other places are better than the device's.
     """
     plan = next((plan for size, plan in FLOORPLANS.items() if f"-{size}" in device), None)
-    if plan is None:
+    if plan is None or len(array.multipliers[0]) > plan.room:
         return
     for (row, first), multipliers in zip(lanes or plan.lanes, array.multipliers):
         for k, multiplier in enumerate(multipliers):

@@ -1,4 +1,4 @@
-"""What is changed in a netlist between Yosys and nextpnr: addresses of distributed RAM, the router's settings."""
+"""Between Yosys and nextpnr: addresses of distributed RAM, the router's settings, free rows; places of the array."""
 
 import json
 import re
@@ -6,6 +6,8 @@ import re
 import pytest
 
 from litediffusion.targets import ecp5_tools, netlist
+from litediffusion.targets.floorplan import FLOORPLANS
+from litediffusion.targets.ulx3s import ULX3SSoC
 
 
 def ram(read, write):
@@ -85,3 +87,10 @@ def test_nextpnr_gets_the_prepared_netlist(tmp_path, monkeypatch):
     out = ecp5_tools.subprocess.run([tools.folder / "nextpnr-ecp5", "--json", str(file), "--85k"], capture_output=True, text=True, check=True).stdout
     assert f"called --json {file} --85k" in out
     assert json.loads(file.read_text())["modules"]["top"]["cells"]["a"]["connections"]["RAD"] == [5, 5]
+
+
+@pytest.mark.parametrize("lanes", [*(plan.lanes for plan in FLOORPLANS.values()), ULX3SSoC.LANES], ids=[*FLOORPLANS, "ulx3s"])
+def test_lanes_have_places_of_their_own(lanes):
+    plan = next(plan for plan in FLOORPLANS.values() if {row for row, _ in plan.lanes} == {row for row, _ in lanes})
+    places = [plan.bel(row, first + k) for row, first in lanes for k in range(plan.room)]
+    assert len(set(places)) == len(places) == 8 * plan.room
