@@ -33,6 +33,21 @@ def check_fields(fields):
                 raise CompileError(str(error)) from error
 
 
+def widen(extremes, items):
+    """Make the {(op, field): (least, most)} such that they hold those of items too."""
+    for item in items:
+        for name, value in item.fields.items():
+            least, most = extremes.get((item.op, name), (0, 0))
+            if not least <= value <= most:
+                extremes[item.op, name] = min(least, value), max(most, value)
+    return extremes
+
+
+def check_items(items):
+    """Raise CompileError if a field of some items does not fit."""
+    check_fields(widen({}, items))
+
+
 def likeness(items, first):
     """A number that is the same for lists of items that differ only in places; first : number of their first layer."""
     seen, parts = {}, []
@@ -44,15 +59,8 @@ def likeness(items, first):
 
 def decoded(full, first=0):
     """[(op, fields)] of scheduled items, as they would come out of a program; checked. first : number of the first layer, here 0."""
-    extremes, out = {}, []
-    for item in full:
-        for name, value in item.fields.items():
-            least, most = extremes.get((item.op, name), (0, 0))
-            if not least <= value <= most:
-                extremes[item.op, name] = min(least, value), max(most, value)
-        out.append((item.op, EMPTY[item.op] | item.fields | {"layer": max(item.layer - first, 0)}))      # END is layer 0's
-    check_fields(extremes)
-    return out
+    check_items(full)
+    return [(item.op, EMPTY[item.op] | item.fields | {"layer": max(item.layer - first, 0)}) for item in full]      # END is layer 0's
 
 
 class Costs:

@@ -10,10 +10,11 @@ Ref: Peebles and Xie 2023 (adaLN-Zero).
 
 import numpy as np
 
-from litediffusion.sw.diffusers.layers import FEED_FORWARD, DiffusersImport, check_fields, chosen_size, finish_import
+from litediffusion.sw.diffusers.layers import FEED_FORWARD, TRAIN_AGAIN, DiffusersImport, check_fields, chosen_size, finish_import
 from litediffusion.sw.diffusers.unet2d import sinusoids
 from litediffusion.sw.graph import verify
 from litediffusion.sw.graph_builder import UnsupportedLayer
+from litediffusion.sw.problems import refuse, refuse_failing
 
 EPS = 1e-6               # of norm1 and norm_out, fixed in diffusers
 TIME_CHANNELS = 256      # sines and cosines of the timestep, fixed in diffusers
@@ -26,17 +27,30 @@ DEFAULTS = dict(num_attention_heads=16, attention_head_dim=72, in_channels=4, ou
 OLD_DEFAULTS = dict(DEFAULTS, attention_head_dim=88, in_channels=None, num_layers=1, attention_bias=False, sample_size=None, patch_size=None,
                     activation_fn="geglu", num_embeds_ada_norm=None, norm_type="layer_norm", norm_elementwise_affine=True)
 CLASSES = {"DiTTransformer2DModel": DEFAULTS, "Transformer2DModel": OLD_DEFAULTS}
-SUPPORTED = (("norm_type", ("ada_norm_zero",)), ("patch_size", (1, 2, 4, 8)), ("activation_fn", tuple(FEED_FORWARD)))
+SUPPORTED = (("norm_type", ("ada_norm_zero",)), ("activation_fn", tuple(FEED_FORWARD)))
+PATCHES = (1, 2, 4, 8)
+NUMBERS = ("in_channels", "patch_size", "num_embeds_ada_norm")       # without one of these it is another kind of network
+
+
+def check_patch(patch):
+    """Raise UnsupportedLayer unless patches can have so many pixels a side."""
+    if patch not in PATCHES:
+        raise UnsupportedLayer("PatchEmbed", f"patch_size={patch}, only {' or '.join(map(repr, PATCHES))}", "pos_embed", TRAIN_AGAIN)
 
 
 def checked_config(config):
     """The config with all defaults. Raises UnsupportedLayer for a value that cannot be compiled."""
     kind = config.get("_class_name", "DiTTransformer2DModel")
     full = check_fields(kind, config, CLASSES[kind], SUPPORTED)
+    for name in NUMBERS:
+        if not isinstance(full[name], int):
+            raise UnsupportedLayer(kind, f"{name}={full[name]!r}, must be a number", "", TRAIN_AGAIN)
+    refuse_failing(check_patch, full["patch_size"])
     channels = full["in_channels"]
     full["out_channels"] = full["out_channels"] or channels
     if full["out_channels"] not in (channels, 2 * channels):
-        raise UnsupportedLayer(kind, f"out_channels={full['out_channels']}, only {channels} or, with a variance that is left out, {2 * channels}", "")
+        refuse(UnsupportedLayer(kind, f"out_channels={full['out_channels']}, only {channels} or, with a variance that is left out, {2 * channels}", "",
+                                TRAIN_AGAIN))
     return full
 
 
@@ -44,7 +58,9 @@ def latent_size(config, size=None):
     """(height, width) of the latents: ``size``, else the config's sample_size. Raises UnsupportedLayer."""
     (height, width), patch = chosen_size("DiTTransformer2DModel", config, size), config["patch_size"]
     if height % patch or width % patch:
-        raise UnsupportedLayer("PatchEmbed", f"latents of {height}x{width}: both must be multiples of the patch, {patch}", "pos_embed")
+        refuse(UnsupportedLayer("PatchEmbed", f"latents of {height}x{width}: both must be multiples of the patch, {patch}", "pos_embed",
+                                "choose another size (--size)"))
+        height, width = (max(4 * patch, side - side % (4 * patch)) for side in (height, width))     # 4: attention takes 16 tokens at a time
     return height, width
 
 
@@ -139,6 +155,7 @@ class DiTImport(DiffusersImport):
 
     def patches(self):
         """Embedded patches with their positions."""
+        check_patch(self.patch)
         x, weight, self.path = self.x, self.get("pos_embed.proj.weight"), "pos_embed"
         while weight.shape[2] > 2:
             x, weight = self.halved(x, weight)
@@ -161,6 +178,7 @@ class DiTImport(DiffusersImport):
 
     def pixels(self, x):
         """The pixels of the patches, without the variances that a sampler here has no use for."""
+        check_patch(self.patch)
         c, self.path = self.config, "proj_out_2"
         weight, bias = (a.reshape(self.patch ** 2, c["out_channels"], -1)[:, :c["in_channels"]]
                         for a in (self.get("proj_out_2.weight"), self.get("proj_out_2.bias")))
@@ -169,13 +187,18 @@ class DiTImport(DiffusersImport):
 
     def run(self):
         """The verified graph."""
-        x = self.patches()
-        for i in range(self.config["num_layers"]):
-            x = self.block(f"transformer_blocks.{i}", x)
+        c, (_, h, w) = self.config, self.shape(self.x)
+        shape = (c["num_attention_heads"] * c["attention_head_dim"], h // self.patch, w // self.patch)
+        x = self.part("pos_embed", shape, self.patches)
+        for i in range(c["num_layers"]):
+            x = self.part(f"transformer_blocks.{i}", shape, self.block, f"transformer_blocks.{i}", x)
+        self.graph.output = self.part("proj_out_2", (c["in_channels"], h, w), self.last_layers, x)
+        return verify(self.graph)
+
+    def last_layers(self, x):
         embedding = self.embedding("transformer_blocks.0.norm1.emb")
         shift, scale = self.conditions("proj_out_1", 2)
-        self.graph.output = self.pixels(self.modulated("norm_out", x, embedding, shift, scale))
-        return verify(self.graph)
+        return self.pixels(self.modulated("norm_out", x, embedding, shift, scale))
 
 
 def import_dit(config, weights, timesteps, size=None):
