@@ -211,4 +211,6 @@ def import_dit(config, weights, timesteps, size=None):
     Raises UnsupportedLayer, FolderError (weights that are missing or left over).
     """
     config = checked_config(config)
-    return finish_import(DiTImport(config, weights, latent_size(config, size), timesteps))
+    size = latent_size(config, size)
+    config["sample_size"] = config["sample_size"] or size[0]        # diffusers counts positions by the height
+    return finish_import(DiTImport(config, weights, size, timesteps))
