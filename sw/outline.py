@@ -9,11 +9,10 @@ from dataclasses import replace
 
 from litediffusion.cores import isa
 from litediffusion.sw.compiler.assemble import resources_of, schedule
-from litediffusion.sw.compiler.compile import buffers_of, decoder_ends, layer_macs, ranges_of
+from litediffusion.sw.compiler.compile import buffers_of, decoder_ends, decoder_scales, layer_macs, tiled_scales
 from litediffusion.sw.compiler.image import Image
 from litediffusion.sw.compiler.items import CompileError
 from litediffusion.sw.compiler.sampler import finish_items, init_items, update_items
-from litediffusion.sw.compiler.scales import choose_scales
 from litediffusion.sw.compiler.tiled_graph import TiledGraph
 from litediffusion.sw.estimate import LayerCost, ProgramCost, picture_report, program_cost
 
@@ -148,7 +147,7 @@ def outline(graph, table, target, ranges, *, bits=None, guidance=1.0, decoder=No
     picture = decoder.shape(decoder.output) if decoder else shape
     words, pixels = shape[1] * shape[2], picture[1] * picture[2]
     buffers = buffers_of(image, words, pixels, steps, 1, decoder is not None)
-    scales = choose_scales(graph, ranges_of(graph, ranges), True, split=True)
+    scales = tiled_scales(graph, ranges, per_step=True)
     low = OutlinedGraph(target, layer_macs(graph), graph, scales, bits, steps, image, buffers, wide).run()
     low.close()
     noise = any(coefs["sigma"] for coefs in table)
@@ -158,7 +157,7 @@ def outline(graph, table, target, ranges, *, bits=None, guidance=1.0, decoder=No
     finish, spill, descriptors = Costs(), low.spill_words, low.costs.descriptors
     finish.add(small("finish", finish_items(target.config, buffers, pixels), False), 0)
     if decoder:
-        scales = choose_scales(decoder, ranges_of(decoder, ranges), False, split=True)
+        scales = decoder_scales(decoder, ranges)
         making = OutlinedGraph(target, layer_macs(decoder), decoder, scales, bits, 1, image, decoder_ends(buffers), wide).run()
         making.close()
         finish.add(making.costs.total(), making.costs.descriptors)

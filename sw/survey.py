@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import re
 
 from litediffusion.sw.calibrate import unit_ranges
-from litediffusion.sw.compiler.compile import buffers_of, decoder_ends, ranges_of
+from litediffusion.sw.compiler.compile import buffers_of, decoder_ends, tiled_scales
 from litediffusion.sw.compiler.image import Image
 from litediffusion.sw.compiler.items import CompileError
-from litediffusion.sw.compiler.scales import choose_scales
 from litediffusion.sw.compiler.tiled_graph import TiledGraph
 from litediffusion.sw.graph_builder import UnsupportedLayer
 from litediffusion.sw.outline import SAMPLE, check_items
@@ -120,7 +119,7 @@ def lowering_problems(found, target, bits=8, wide=True):
             continue
         words = [h * w for _, h, w in (graph.shape(next(iter(graph.nodes))), graph.shape(graph.output))]
         buffers = buffers_of(image, words[0], words[1], steps, 1, True)
-        scales = choose_scales(graph, ranges_of(graph, unit_ranges(graph, steps)), per_step, split=True)
+        scales = tiled_scales(graph, unit_ranges(graph, steps), per_step)
         four = {name: 4 for name in four_bit_candidates(graph)} if bits == 4 else {}
         survey = Survey(target.config, graph, scales, four, steps, image, buffers if per_step else decoder_ends(buffers), wide).run()
         problems, broken = problems + survey.problems, broken | survey.broken
