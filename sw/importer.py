@@ -67,6 +67,10 @@ class _Import(GraphBuilder):
         return self.norm(name, x, gamma, beta, module.num_groups, module.eps)
 
     def attention_block(self, name, x, module):
+        width = module.q.out_features
+        if module.heads < 1 or width % module.heads:
+            raise UnsupportedLayer("attention", f"{width} channels are no multiple of {module.heads} heads", self.path,
+                                   "choose a number of heads that divides the channels, and train again")
         n = self.norm_module(f"{name}.norm", x, module.norm)
         q, k, v = (self.linear_module(f"{name}.{part}", n, getattr(module, part)) for part in "qkv")
         mixed = self.attention(f"{name}.mix", q, k, v, module.heads)

@@ -10,6 +10,7 @@ from litediffusion.sw.calibrate import unit_ranges
 from litediffusion.sw.compiler.compile import buffers_of, decoder_ends, tiled_scales
 from litediffusion.sw.compiler.image import Image
 from litediffusion.sw.compiler.items import CompileError
+from litediffusion.sw.compiler.tables import BLOCK
 from litediffusion.sw.compiler.tiled_graph import TiledGraph
 from litediffusion.sw.graph_builder import UnsupportedLayer
 from litediffusion.sw.outline import SAMPLE, check_items
@@ -19,6 +20,7 @@ from litediffusion.sw.quantise import four_bit_candidates
 from litediffusion.sw.schedule import sampler_table
 
 PREFIX = re.compile(r"^layer \S+( \(\S*\))?: ")       # of a CompileError's text: a Problem has the path of its own
+SLOW = ("conv", "attention", "layer_norm")            # layers of many items
 WHAT_TO_DO = "choose another picture size (--size) or target, or change this layer and train again"
 
 
@@ -67,25 +69,52 @@ def import_all(load, steps, sampler=None):
     return found, problems
 
 
+def frozen(attrs):
+    """Attributes of a node as a key; of arrays the shapes."""
+    return tuple((name, getattr(value, "shape", value)) for name, value in sorted(attrs.items()))
+
+
 class Survey(TiledGraph):
-    """A TiledGraph that goes on after a layer that cannot be lowered, and keeps no items. ``problems`` : of the layers; ``broken`` : their names."""
+    """A TiledGraph that goes on after a layer that cannot be lowered, and keeps no items; of layers that are alike it lowers one.
+
+    problems : of the layers; broken : their names.
+    """
 
     def __init__(self, *args):
         TiledGraph.__init__(self, *args)
-        self.problems, self.broken = [], set()
+        self.problems, self.broken, self.known = [], set(), {}      # known: {likeness: what was refused, or None}
 
-    def lower(self, node):
+    def likeness(self, node):
+        """What the lowering of a layer depends on, apart from names, values and places."""
+        norm = self.fused_norm(node)
+        tensors = tuple((t.shape, t.fine, t.skew) for t in map(self.tensors.get, self.read_by(node)))
+        attention, part = self.projections.get(node.name, (None, None))
+        return (node.op, node.shape, frozen(node.attrs), norm and frozen(norm.attrs), tensors, self.fine.get(node.name), part,
+                attention and attention.attrs["heads"], node.name == self.graph.output, sum(self.stats.pool.used.values()))
+
+    def refusal(self, node):
+        """The CompileError of a node's lowering, or None."""
         try:
             TiledGraph.lower(self, node)
             check_items(self.state.items)
         except CompileError as error:
+            return error
+        return None
+
+    def lower(self, node):
+        key = self.likeness(node) if node.op in SLOW else node.name
+        again = key in self.known
+        error = self.known[key] if again else self.refusal(node)
+        self.known[key] = error
+        if error:
             reason = PREFIX.sub("", error.reason)
             self.problems.append(Problem(node.path or node.name, node.op, reason, error.remedy or WHAT_TO_DO))
             self.broken.add(node.name)
+        if error or again:
             self.replace(node)
 
     def replace(self, node):
-        """A tensor in the place of a broken layer's."""
+        """A tensor in the place of a layer's."""
         norm = self.fused_norm(node)
         if norm and norm.name in self.stats.first:
             self.stats.done(norm.name)
@@ -94,8 +123,16 @@ class Survey(TiledGraph):
         else:
             self.lower_stand_in(node)
 
+    def made_shape(self, node):
+        """Shape of what a layer makes: heads are filled up to whole blocks."""
+        attention = node if node.op == "attention" else self.projections.get(node.name, (None,))[0]
+        if attention is None:
+            return node.shape
+        heads = attention.attrs["heads"]
+        return heads * -(-node.shape[0] // heads // BLOCK) * BLOCK, *node.shape[1:]
+
     def lower_stand_in(self, node):
-        tensor = self.tensor(node.name, node.shape, self.scales[node.name], self.stats.kept(node.name), bool(node.attrs.get("skew")),
+        tensor = self.tensor(node.name, self.made_shape(node), self.scales[node.name], self.stats.kept(node.name), bool(node.attrs.get("skew")),
                              self.fine.get(node.name, 0))
         self.keep(node.name, tensor)
 

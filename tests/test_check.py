@@ -202,6 +202,22 @@ def two_functions():
     return ModelSource(Plain(lambda h: torch.cumsum(F.softplus(h), 1)).eval(), (1, 16, 16), 1, 0, "two")
 
 
+class Heads(nn.Module):
+    """Attention of 16 channels."""
+
+    def __init__(self, heads):
+        super().__init__()
+        self.heads, self.norm = heads, nn.GroupNorm(2, 16)
+        self.q, self.k, self.v, self.out = (nn.Linear(16, 16) for _ in range(4))
+
+    def forward(self, x):
+        return x
+
+
+def heads():
+    return ModelSource(Plain(nn.Sequential(Heads(3), nn.ReLU(), Heads(5), nn.LSTM(16, 16))).eval(), (1, 16, 16), 1, 0, "heads")
+
+
 def late():
     """A sum whose shapes do not fit, after what the import refuses."""
     return ModelSource(Plain(lambda h: F.softplus(h) + F.interpolate(h, scale_factor=2)).eval(), (1, 16, 16), 1, 0, "late")
@@ -230,6 +246,20 @@ def test_modules_and_functions_are_all_named():
 def test_shapes_that_do_not_fit_are_named_after_others():
     report, text = check(f"{__name__}:late")
     compare(report, text, [("", "softplus: "), ("", "add of (16, 16, 16) and (16, 32, 32)")])
+
+
+def test_heads_that_do_not_divide_the_channels():
+    report, text = check(f"{__name__}:heads")
+    compare(report, text, [("between.0", "attention: 16 channels are no multiple of 3 heads"), ("between.2", "16 channels are no multiple of 5 heads"),
+                           ("between.3", "LSTM: there is no instruction sequence")])
+    assert [entry["path"] for entry in report["not_looked_at"]] == ["last", "output"]       # nobody knows what the LSTM gives
+
+
+def test_layers_that_are_alike_are_lowered_once(tmp_path):
+    """What stands in for a layer that is like one before has its shape, heads filled up."""
+    save_config(tmp_path, dict(PATCHES, attention_head_dim=24, num_layers=3, norm_type="odd"))
+    report, text = check(tmp_path)
+    compare(report, text, [("", "norm_type='odd'")])
 
 
 def test_untraceable():
