@@ -102,7 +102,8 @@ def refused(name, found, problems, broken, target, json):
     for layer in layers:
         typer.echo(f"{layer['name']:<44} {layer['op']:<12} {str(tuple(layer['shape'])):<16} {layer['macs']:>14,} MACs")
     for problem in problems.found:
-        typer.echo(f"cannot run: {problem.path or 'the top of the model'}: {problem.operator}: {problem.reason}{problem.remedy and '; to do: ' + problem.remedy}")
+        remedy = f"; to do: {problem.remedy}" if problem.remedy else ""
+        typer.echo(f"cannot run: {problem.path or 'the top of the model'}: {problem.operator}: {problem.reason}{remedy}")
     for line in unseen_text(problems.unseen):
         typer.echo(line)
     typer.echo(f"{name}: on {target} {len(layers)} layers can run; cannot run: {len(problems.found)}, not looked at: {len(problems.unseen)}. "

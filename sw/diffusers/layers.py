@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from litediffusion.sw.diffusers.folder import FolderError
 from litediffusion.sw.graph import GraphError
 from litediffusion.sw.graph_builder import GraphBuilder, UnsupportedLayer
-from litediffusion.sw.diffusers.folder import FolderError
 from litediffusion.sw.problems import any_problems, refuse, refuse_failing, refuse_or_skip
 
 ACTIVATIONS = {"silu": "SILU", "swish": "SILU", "relu": "RELU", "gelu": "GELU"}
