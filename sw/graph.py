@@ -27,6 +27,7 @@ cat           a, b, ...       -                                       along C
 attention     q, k, v (, m)   heads, keys                             softmax(q k^T / sqrt(d) + m) v over the first ``keys`` tokens of k and v;
                                                                       m a vector with a value for each token
 upsample      x               -                                       nearest x2
+stand_in      -               -                                       in the place of what cannot run, for ``check``; cannot be executed
 
 What has a ``function`` may have ``skew``: its int8 values are skew bytes (isa.SKEW), as products alone read them.
 """
@@ -38,7 +39,7 @@ import numpy as np
 from litediffusion.sw.hollow import is_hollow
 
 OPS = ("input", "step_table", "label_table", "condition_table", "constant", "conv", "norm", "layer_norm", "modulate", "act", "add", "mul", "cat",
-       "attention", "upsample")
+       "attention", "upsample", "stand_in")
 
 
 class GraphError(ValueError):
@@ -134,6 +135,19 @@ def _expected_shape(graph, node):
     return node.shape
 
 
+def check_node(graph, node):
+    """Check a node whose inputs are in the graph. Raises GraphError."""
+    if tuple(node.shape) != tuple(_expected_shape(graph, node)):
+        raise GraphError(f"{node.name} ({node.path}): shape {node.shape}, expected {_expected_shape(graph, node)}")
+    for key, value in node.attrs.items():
+        if isinstance(value, np.ndarray) and not is_hollow(value) and not np.isfinite(value).all():
+            raise GraphError(f"{node.name} ({node.path}): {key} has {int((~np.isfinite(value)).sum())} NaN or infinite "
+                             "values; the weights are broken, load good ones")
+    if node.op == "conv" and node.attrs["weight"].shape[1] != graph.shape(node.inputs[0])[0]:
+        raise GraphError(f"{node.name} ({node.path}): weight {node.attrs['weight'].shape} does not fit input "
+                         f"{graph.shape(node.inputs[0])}")
+
+
 def verify(graph):
     """Check the whole graph; run after the import and after every pass. Raises GraphError."""
     seen = set()
@@ -143,15 +157,7 @@ def verify(graph):
         missing = [i for i in node.inputs if i not in seen]
         if missing:
             raise GraphError(f"{node.name} ({node.path}): inputs {missing} are not computed before it")
-        if tuple(node.shape) != tuple(_expected_shape(graph, node)):
-            raise GraphError(f"{node.name} ({node.path}): shape {node.shape}, expected {_expected_shape(graph, node)}")
-        for key, value in node.attrs.items():
-            if isinstance(value, np.ndarray) and not is_hollow(value) and not np.isfinite(value).all():
-                raise GraphError(f"{node.name} ({node.path}): {key} has {int((~np.isfinite(value)).sum())} NaN or infinite "
-                                 "values; the weights are broken, load good ones")
-        if node.op == "conv" and node.attrs["weight"].shape[1] != graph.shape(node.inputs[0])[0]:
-            raise GraphError(f"{node.name} ({node.path}): weight {node.attrs['weight'].shape} does not fit input "
-                             f"{graph.shape(node.inputs[0])}")
+        check_node(graph, node)
         seen.add(node.name)
     if graph.output not in seen:
         raise GraphError(f"output {graph.output!r} is not computed by the graph")

@@ -2,14 +2,15 @@
 
 import numpy as np
 
-from litediffusion.sw.graph import Graph, GraphError, Node, conv_shape
+from litediffusion.sw.graph import Graph, GraphError, Node, check_node, conv_shape
 
 
 class UnsupportedLayer(GraphError):
-    """A layer that the engine cannot run. The message names the layer, the reason and where it stands."""
+    """A layer that the engine cannot run. The message names the layer, the reason, where it stands and what to do (``remedy``)."""
 
-    def __init__(self, what, reason, path):
-        super().__init__(f"unsupported layer {what} at {path or 'the top of the model'}: {reason}")
+    def __init__(self, what, reason, path, remedy=""):
+        super().__init__(f"unsupported layer {what} at {path or 'the top of the model'}: {reason}{remedy and '; ' + remedy}")
+        self.what, self.reason, self.path, self.remedy = what, reason, path, remedy
 
 
 def as_float(tensor):
@@ -35,7 +36,15 @@ class GraphBuilder:
         return name
 
     def node(self, name, op, inputs, shape, **attrs):
-        return self.graph.add(Node(self.unique(name), op, list(inputs), tuple(shape), attrs, self.path))
+        node = Node(self.unique(name), op, list(inputs), tuple(shape), attrs, self.path)
+        check_node(self.graph, node)
+        return self.graph.add(node)
+
+    def stand_in(self, name, shape, steps):
+        """A tensor in the place of what cannot run: a vector is a table by step, of zeros."""
+        if tuple(shape[1:]) == (1, 1):
+            return self.node(name, "step_table", [], shape, values=np.zeros((steps, shape[0])), stand_in=True)
+        return self.node(name, "stand_in", [], shape)
 
     def shape(self, x):
         return self.graph.shape(x)

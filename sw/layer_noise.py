@@ -9,6 +9,7 @@ from litediffusion.cores import isa
 from litediffusion.cores.gemm_model import skewed
 from litediffusion.cores.machine import Machine
 from litediffusion.sw.estimate import instructions_of
+from litediffusion.sw.latents import float_latents, pack_latents
 from litediffusion.sw.reference import evaluate
 
 
@@ -34,10 +35,8 @@ def integer_tensors(program, config, x, step, label):
     """{layer: float tensor} of one evaluation, and "output"."""
     meta, memory = program.meta, np.zeros(program.meta["image_bytes"], np.uint8)
     memory[meta["image_base"]:meta["image_base"] + len(program.image)] = program.image
-    c, h, w = x.shape
-    words = np.zeros((h * w, 8), np.int16)
-    words[:, :c] = np.clip(np.round(x * 4096), -32768, 32767).reshape(c, -1).T
-    memory[meta["buffers"]["latent"]:][:words.nbytes] = words.view(np.uint8).reshape(-1)
+    words = pack_latents(x)
+    memory[meta["buffers"]["latent"]:][:len(words)] = words
     instructions, (at, _) = instructions_of(program, "eval"), meta["programs"]["eval"]
     last = {d["layer"]: i for i, (op, d) in enumerate(instructions) if op == "STORE"}
     done = {i: meta["layers"][layer] for layer, i in last.items()}
@@ -47,9 +46,7 @@ def integer_tensors(program, config, x, step, label):
         machine.execute(memory[at + isa.DESC_BYTES * i:][:isa.DESC_BYTES].tobytes())
         if done.get(i) in meta["tensors"]:
             tensors[done[i]] = read_tensor(memory, meta["tensors"][done[i]], step)
-    channels = meta["shape"][0]
-    out = memory[meta["buffers"]["eps"]:][:16 * h * w].view(np.int16).reshape(h * w, 8)[:, :channels] / 4096
-    tensors["output"] = out.T.reshape(channels, h, w)
+    tensors["output"] = float_latents(memory[meta["buffers"]["eps"]:][:len(words)], meta["shape"])
     return tensors
 
 

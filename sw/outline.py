@@ -9,11 +9,10 @@ from dataclasses import replace
 
 from litediffusion.cores import isa
 from litediffusion.sw.compiler.assemble import resources_of, schedule
-from litediffusion.sw.compiler.compile import buffers_of, decoder_ends, layer_macs, ranges_of
+from litediffusion.sw.compiler.compile import buffers_of, decoder_ends, decoder_scales, layer_macs, tiled_scales
 from litediffusion.sw.compiler.image import Image
 from litediffusion.sw.compiler.items import CompileError
 from litediffusion.sw.compiler.sampler import finish_items, init_items, update_items
-from litediffusion.sw.compiler.scales import choose_scales
 from litediffusion.sw.compiler.tiled_graph import TiledGraph
 from litediffusion.sw.estimate import LayerCost, ProgramCost, picture_report, program_cost
 
@@ -33,6 +32,21 @@ def check_fields(fields):
                 raise CompileError(str(error)) from error
 
 
+def widen(extremes, items):
+    """Make the {(op, field): (least, most)} such that they hold those of items too."""
+    for item in items:
+        for name, value in item.fields.items():
+            least, most = extremes.get((item.op, name), (0, 0))
+            if not least <= value <= most:
+                extremes[item.op, name] = min(least, value), max(most, value)
+    return extremes
+
+
+def check_items(items):
+    """Raise CompileError if a field of some items does not fit."""
+    check_fields(widen({}, items))
+
+
 def likeness(items, first):
     """A number that is the same for lists of items that differ only in places; first : number of their first layer."""
     seen, parts = {}, []
@@ -44,15 +58,8 @@ def likeness(items, first):
 
 def decoded(full, first=0):
     """[(op, fields)] of scheduled items, as they would come out of a program; checked. first : number of the first layer, here 0."""
-    extremes, out = {}, []
-    for item in full:
-        for name, value in item.fields.items():
-            least, most = extremes.get((item.op, name), (0, 0))
-            if not least <= value <= most:
-                extremes[item.op, name] = min(least, value), max(most, value)
-        out.append((item.op, EMPTY[item.op] | item.fields | {"layer": max(item.layer - first, 0)}))      # END is layer 0's
-    check_fields(extremes)
-    return out
+    check_items(full)
+    return [(item.op, EMPTY[item.op] | item.fields | {"layer": max(item.layer - first, 0)}) for item in full]      # END is layer 0's
 
 
 class Costs:
@@ -140,7 +147,7 @@ def outline(graph, table, target, ranges, *, bits=None, guidance=1.0, decoder=No
     picture = decoder.shape(decoder.output) if decoder else shape
     words, pixels = shape[1] * shape[2], picture[1] * picture[2]
     buffers = buffers_of(image, words, pixels, steps, 1, decoder is not None)
-    scales = choose_scales(graph, ranges_of(graph, ranges), True, split=True)
+    scales = tiled_scales(graph, ranges, per_step=True)
     low = OutlinedGraph(target, layer_macs(graph), graph, scales, bits, steps, image, buffers, wide).run()
     low.close()
     noise = any(coefs["sigma"] for coefs in table)
@@ -150,7 +157,7 @@ def outline(graph, table, target, ranges, *, bits=None, guidance=1.0, decoder=No
     finish, spill, descriptors = Costs(), low.spill_words, low.costs.descriptors
     finish.add(small("finish", finish_items(target.config, buffers, pixels), False), 0)
     if decoder:
-        scales = choose_scales(decoder, ranges_of(decoder, ranges), False, split=True)
+        scales = decoder_scales(decoder, ranges)
         making = OutlinedGraph(target, layer_macs(decoder), decoder, scales, bits, 1, image, decoder_ends(buffers), wide).run()
         making.close()
         finish.add(making.costs.total(), making.costs.descriptors)

@@ -16,6 +16,7 @@ from litediffusion.sw.compiler.items import CompileError
 from litediffusion.sw.compiler.tables import quantise_rows, table_rows
 from litediffusion.sw.container import check_config, evaluations, fixed_guidance
 from litediffusion.sw.devices.base import Job
+from litediffusion.sw.latents import unpack_latents
 from litediffusion.sw.texts import TextError
 
 
@@ -147,10 +148,10 @@ def unpack(program, results):
     c, h, w = meta["shape"]
     raw = np.stack([np.frombuffer(o, np.uint8) for o in results.outputs])
     split = 16 * h * w * meta["steps"]
-    latents = raw[:, :split].copy().view(np.int16).reshape(len(raw), meta["steps"], h, w, 8)[..., :c]
+    latents = unpack_latents(raw[:, :split].reshape(len(raw), meta["steps"], -1), (c, h, w))
     channels, height, width = meta["picture"]
     pixels = raw[:, split:].reshape(len(raw), height, width, 16)[..., :channels]
-    return Pictures(pixels.transpose(0, 3, 1, 2), latents.transpose(0, 1, 4, 2, 3), results.counters, results.seconds)
+    return Pictures(pixels.transpose(0, 3, 1, 2), latents, results.counters, results.seconds)
 
 
 def check_asked(program, texts):

@@ -7,6 +7,7 @@ import torch
 from litediffusion.sw.devices.model import ModelDevice
 from litediffusion.sw.devices.rtl import RtlDevice
 from litediffusion.sw.diffusers.folder import StateDict
+from litediffusion.sw.latents import float_latents, pack_latents
 from litediffusion.sw.pipeline import compile_model, upload
 from litediffusion.sw.sources import DiTSource, FolderSource, source_class
 from litediffusion.sw.texts import TextStates
@@ -124,16 +125,13 @@ def compiled(model, texts=None, vae=None, size=None):
 
 def put_words(device, at, x):
     """Latents [C, H, W] float to int16 words at a byte of the window."""
-    c, h, w = x.shape
-    words = np.zeros((h * w, 8), np.int16)
-    words[:, :c] = np.clip(np.round(x * 4096), -32768, 32767).reshape(c, -1).T
-    device.write(at, words.tobytes())
+    device.write(at, pack_latents(x).tobytes())
 
 
 def get_words(device, at, shape):
     """The other way round."""
-    c, h, w = shape
-    return np.frombuffer(device.read(at, 16 * h * w), np.int16).reshape(h * w, 8)[:, :c].T.reshape(shape) / 4096
+    _, h, w = shape
+    return float_latents(np.frombuffer(device.read(at, 16 * h * w), np.uint8), shape)
 
 
 def evaluate_program(device, program, x, step, label=0):

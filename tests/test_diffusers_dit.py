@@ -155,6 +155,17 @@ def test_commands(pipeline, tmp_path):
     assert drawn.exit_code == 0 and np.load(tmp_path / "out.npy").shape == (2, 4, 8, 8), drawn.output
 
 
+def test_positions_of_a_given_size():
+    """A config without sample_size takes the given one's place, for the positions too."""
+    model = make_model("default")
+    config, weights = dict(model.config), StateDict(model.state_dict())
+    want, got = (import_dit(c, weights, [999], size).nodes["pos_embed.positions"].attrs["values"]
+                 for c, size in ((config, None), (config | {"sample_size": None}, 16)))
+    assert np.array_equal(want, got)
+    wide = import_dit(config | {"sample_size": None}, weights, [999], (16, 24)).nodes["pos_embed.positions"].attrs["values"]
+    assert np.array_equal(wide, import_dit(config, weights, [999], (16, 24)).nodes["pos_embed.positions"].attrs["values"])
+
+
 def test_model_folder(tmp_path):
     dit(SMALL).save_pretrained(tmp_path)
     assert load_model(str(tmp_path)).shape == (4, 16, 16)

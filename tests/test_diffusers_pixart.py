@@ -237,11 +237,11 @@ def test_what_cannot_be_compiled(change, message):
 
 def test_old_configs_that_cannot_be_compiled():
     model = seeded(Transformer2DModel, OLD)
-    for change, message in ((dict(double_self_attention=True), "double_self_attention=True"), (dict(sample_size=None), "no sample_size")):
+    for change, size, message in ((dict(double_self_attention=True), 16, "double_self_attention=True"), (dict(sample_size=None), None, "no sample_size")):
         loaded = Loaded(model)
         loaded.config.update(change)
         with pytest.raises(UnsupportedLayer, match=message):
-            import_pixart(loaded.config, loaded.weights, [999], texts_for(model, 20), 16)
+            import_pixart(loaded.config, loaded.weights, [999], texts_for(model, 20), size)
 
 
 def test_layers_that_do_not_fit_are_named():

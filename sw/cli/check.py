@@ -8,11 +8,13 @@ from litediffusion.sw.cli.build import STEPS, WINDOW, Bits, Json, Model, Narrow,
 from litediffusion.sw.cli.common import friendly_errors, load_program, print_json
 
 TargetName = Annotated[str, typer.Option(help="board, by the name of its target")]
+MOST_PATHS = 4           # of what was not looked at for one reason, in the text
 Guided = Annotated[Optional[float], typer.Option(help="guidance scale; not 1: two evaluations a step (default: the model's)")]
 
 
-def looked_at(source, steps, sampler, bits, guidance, window, target, narrow=False):
-    """(report of picture_cost, graph, decoder) of a source on a Target, with all ranges 1."""
+def looked_at(source, steps, sampler, bits, guidance, window, target, narrow=False, imported=None):
+    """(report of picture_cost, graph, decoder) of a source on a Target, with all ranges 1; imported : (graph, sampler table, decoder), if that
+    has been done."""
     from litediffusion.cores import isa
     from litediffusion.sw.calibrate import unit_ranges
     from litediffusion.sw.compiler.items import TooLong
@@ -20,8 +22,7 @@ def looked_at(source, steps, sampler, bits, guidance, window, target, narrow=Fal
     from litediffusion.sw.outline import outline
     from litediffusion.sw.pipeline import chosen_bits, compile_model, import_decoder, import_model
 
-    graph, table = import_model(source, steps, sampler)
-    decoder = import_decoder(source)
+    graph, table, decoder = imported or (*import_model(source, steps, sampler), import_decoder(source))
     ranges = unit_ranges(graph, steps) | (unit_ranges(decoder, 1) if decoder else {})
     try:
         program = compile_model(source, steps=steps, bits=bits, guidance=guidance, ranges=ranges, window_size=window << 20, config=target.config,
@@ -46,6 +47,70 @@ def layer_rows(graph, decoder, report):
     return rows
 
 
+def cost_or_problems(found, problems, steps, bits, window, target, narrow):
+    """(report of picture_cost, layers that cannot be lowered) of a survey.Imported; one of the two is empty. Adds to Problems."""
+    from litediffusion.sw.compiler.compile import check_bits
+    from litediffusion.sw.compiler.items import CompileError
+    from litediffusion.sw.survey import lowering_problems
+
+    check_bits(bits)
+    failure = None
+    if not problems:
+        try:
+            imported = found.graph, found.table, found.decoder
+            return looked_at(found.source, steps, None, bits, None, window, target, narrow, imported)[0], set()
+        except CompileError as error:
+            failure = error
+    reasons, broken = lowering_problems(found, target, bits, not narrow)
+    for problem in reasons:
+        problems.add(problem)
+    if not problems:
+        raise failure           # of the program as a whole
+    return None, broken
+
+
+def runnable_rows(found, broken):
+    """A dict for every node that can run: what it is, its MACs and weights."""
+    from litediffusion.sw.graph import macs
+
+    rows = []
+    for graph in filter(None, (found.graph, found.decoder)):
+        work = macs(graph)
+        rows += [{"name": node.name, "op": node.op, "path": node.path, "shape": list(node.shape), "macs": work.get(node.name, 0),
+                  "weights": node.attrs["weight"].size if node.op == "conv" else 0}
+                 for node in graph.nodes.values() if node.op != "stand_in" and not node.attrs.get("stand_in") and node.name not in broken]
+    return rows
+
+
+def unseen_text(unseen):
+    """Lines of what was not looked at, a line a reason."""
+    reasons = {}
+    for path, reason in unseen.items():
+        reasons.setdefault(reason, []).append(path)
+    for reason, paths in reasons.items():
+        more = f" and {len(paths) - MOST_PATHS} more" if len(paths) > MOST_PATHS else ""
+        yield f"not looked at: {', '.join(path or 'the top of the model' for path in paths[:MOST_PATHS])}{more}: {reason}"
+
+
+def refused(name, found, problems, broken, target, json):
+    """Print all that cannot run, after what can, and end with status 1: no time is predicted of a part of a network."""
+    layers = runnable_rows(found, broken)
+    if json:
+        print_json({"model": name, "runs": False, "target": target, "unsupported": [vars(p) for p in problems.found],
+                    "not_looked_at": [{"path": path, "reason": reason} for path, reason in problems.unseen.items()], "layers": layers})
+        raise typer.Exit(1)
+    for layer in layers:
+        typer.echo(f"{layer['name']:<44} {layer['op']:<12} {str(tuple(layer['shape'])):<16} {layer['macs']:>14,} MACs")
+    for problem in problems.found:
+        remedy = f"; to do: {problem.remedy}" if problem.remedy else ""
+        typer.echo(f"cannot run: {problem.path or 'the top of the model'}: {problem.operator}: {problem.reason}{remedy}")
+    for line in unseen_text(problems.unseen):
+        typer.echo(line)
+    typer.echo(f"{name}: on {target} {len(layers)} layers can run; cannot run: {len(problems.found)}, not looked at: {len(problems.unseen)}. "
+               "Memory and time are predicted only of a network that runs as a whole")
+    raise typer.Exit(1)
+
+
 def pieces_text(report):
     """How many descriptors an evaluation takes, and what follows from it."""
     from litediffusion.sw.compiler.assemble import LIMIT
@@ -62,14 +127,19 @@ def check(model: Model = "digits", steps: Steps = STEPS, sampler: Sampler = None
         from litediffusion.sw.compiler.assemble import LIMIT
         from litediffusion.sw.estimate import target_of
         from litediffusion.sw.sources import load_model
+        from litediffusion.sw.survey import import_all
 
-        source, board = load_model(model, weights, size, null_label, texts, look=True), target_of(target)
-        cost, graph, decoder = looked_at(source, steps, sampler, bits, None, window, board, narrow)
-        layers = layer_rows(graph, decoder, cost)
-        report = {"model": source.name, "runs": cost["descriptors"] <= LIMIT, "shape": list(source.shape), "macs": sum(cost_of["macs"] for cost_of in layers),
-                  "parameters": sum(layer["weights"] for layer in layers), "image_bytes": cost["needs_bytes"],
-                  "descriptors": cost["descriptors"], "programs": cost["programs"], "target": target, "fits": cost["fits"],
-                  "step_seconds": cost["step"]["seconds"], "picture_seconds": cost["picture"]["seconds"], "layers": layers}
+        board = target_of(target)
+        found, problems = import_all(lambda: load_model(model, weights, size, null_label, texts, look=True), steps, sampler)
+        cost, broken = cost_or_problems(found, problems, steps, bits, window, board, narrow)
+    if problems:
+        return refused(found.source.name if found.source else model, found, problems, broken, target, json)
+    source, graph, decoder = found.source, found.graph, found.decoder
+    layers = layer_rows(graph, decoder, cost)
+    report = {"model": source.name, "runs": cost["descriptors"] <= LIMIT, "shape": list(source.shape), "macs": sum(cost_of["macs"] for cost_of in layers),
+              "parameters": sum(layer["weights"] for layer in layers), "image_bytes": cost["needs_bytes"],
+              "descriptors": cost["descriptors"], "programs": cost["programs"], "target": target, "fits": cost["fits"],
+              "step_seconds": cost["step"]["seconds"], "picture_seconds": cost["picture"]["seconds"], "layers": layers}
     if json:
         return print_json(report)
     for layer in layers:

@@ -78,7 +78,7 @@ def ranges_of(graph, ranges):
 def lower_resident(config, graph, ranges, per_step, bits, steps, image, buffers, most=LIMIT):
     """The evaluation with activations on chip while they fit."""
     check_resident(graph)
-    low = GraphLowering(config, graph, choose_scales(graph, ranges, per_step), bits, steps, image, buffers)
+    low = GraphLowering(config, graph, choose_scales(graph, ranges_of(graph, ranges), per_step), bits, steps, image, buffers)
     low.most = most
     return low.run()
 
@@ -89,10 +89,19 @@ def run_tiled(low, most):
     return low.run()
 
 
+def tiled_scales(graph, ranges, per_step):
+    """{tensor: scale [steps]} of a graph whose activations lie in DRAM; ranges : a calibration's, of other graphs too."""
+    return choose_scales(graph, ranges_of(graph, ranges), per_step, split=True)
+
+
+def decoder_scales(decoder, ranges):
+    """The same of what runs once, after the last step."""
+    return tiled_scales(decoder, ranges, per_step=False)
+
+
 def lower_tiled(config, graph, ranges, per_step, bits, steps, image, buffers, most=LIMIT, wide=True):
     """The evaluation with activations in DRAM."""
-    low = TiledGraph(config, graph, choose_scales(graph, ranges, per_step, split=True), bits, steps, image, buffers, wide)
-    return run_tiled(low, most)
+    return run_tiled(TiledGraph(config, graph, tiled_scales(graph, ranges, per_step), bits, steps, image, buffers, wide), most)
 
 
 def decoder_ends(buffers):
@@ -102,8 +111,7 @@ def decoder_ends(buffers):
 
 def lower_decoder(config, decoder, ranges, bits, image, buffers, most=LIMIT, wide=True):
     """What makes a picture of the latents after the last step, with activations in DRAM."""
-    scales = choose_scales(decoder, ranges, False, split=True)
-    return run_tiled(TiledGraph(config, decoder, scales, bits, 1, image, decoder_ends(buffers), wide), most)
+    return run_tiled(TiledGraph(config, decoder, decoder_scales(decoder, ranges), bits, 1, image, decoder_ends(buffers), wide), most)
 
 
 def finish_program(config, buffers, pixels, decoder):
@@ -138,8 +146,8 @@ def compile_graph(graph, config, table, ranges, *, bits=None, per_step=True, nul
     image = Image(steps)
     buffers = buffers_of(image, words, pixels, steps, batch, decoder is not None)
     lowering = partial(lower_tiled, wide=wide) if tiled else lower_resident
-    low = lowering(config, graph, ranges_of(graph, ranges), per_step, bits, steps, image, buffers, most)
-    decoding = decoder and lower_decoder(config, decoder, ranges_of(decoder, ranges), bits, image, buffers, most, wide)
+    low = lowering(config, graph, ranges, per_step, bits, steps, image, buffers, most)
+    decoding = decoder and lower_decoder(config, decoder, ranges, bits, image, buffers, most, wide)
     finish, finish_layers = finish_program(config, buffers, pixels, decoding)
     items = {"init": init_items(config, buffers, words, shape[0], table), "eval": low.items,
              "update": update_items(config, buffers, words, shape[0], table), "finish": finish}

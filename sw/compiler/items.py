@@ -22,6 +22,10 @@ def spm_words(node):
 class CompileError(ValueError):
     """The model cannot be compiled; the message names the layer, the value, the limit and the remedy."""
 
+    def __init__(self, reason, remedy=""):
+        super().__init__(f"{reason}: {remedy}" if remedy else reason)
+        self.reason, self.remedy = reason, remedy
+
 
 class TooLong(CompileError):
     """An evaluation takes more descriptors than may be."""

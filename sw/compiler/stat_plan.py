@@ -51,7 +51,7 @@ class StatPlan:
         norm = self.graph.nodes[name]
         if not self._begin(norm):
             raise CompileError(f"layer {name} ({norm.path}): statistics of {norm.shape[0]} channels do not fit "
-                               f"{self.pool.size} records of {LANES}: use a configuration with more stat_words")
+                               f"{self.pool.size} records of {LANES}", "use a configuration with more stat_words")
         return [(source, at) for source, at in self.records(name) if source not in self.have[name]]
 
     def done(self, name):

@@ -145,6 +145,5 @@ def plan_tiles(config, layer):
     best = min(_candidates(config, layer), key=lambda plan: plan.cycles, default=None)
     if best is None:
         raise CompileError(f"layer {layer.node.name}: one output row of {layer.node.shape[2]} pixels with its input rows does not "
-                           f"fit {config.spm_words} words of scratchpad and {config.acc_words} accumulators: use a larger "
-                           "configuration")
+                           f"fit {config.spm_words} words of scratchpad and {config.acc_words} accumulators", "use a larger configuration")
     return best

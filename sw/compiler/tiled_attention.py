@@ -62,7 +62,8 @@ class TiledAttention:
         self.c, self.n, self.heads = query.shape[0], key.pixels, heads
         self.d, self.name, self.state = self.c // heads, name, state
         if self.c % heads or self.d % 16 or self.n % 16:
-            raise CompileError(f"layer {name}: {self.n} tokens, heads of {self.d} channels; both must be multiples of 16")
+            raise CompileError(f"layer {name}: {self.n} tokens, heads of {self.d} channels; both must be multiples of 16",
+                               "choose a picture size (--size) of which the pixels at this layer are a multiple of 16")
         self.some = keys is not None and keys < self.n
         self.query, self.key, self.value, self.out = as_tokens(query), key, value, as_tokens(out)
         self.mask, self.masked = mask, mask and Tensor(mask.name, mask.shape, state.config.spm_words - self.n // 16)
@@ -79,7 +80,7 @@ class TiledAttention:
         rows = min(c.acc_words // (max(self.n, self.d) // 8), space // words - 1, c.row_words // 4)
         if rows < 1:
             raise CompileError(f"layer {self.name}: {self.n} tokens with heads of {self.d} channels exceed {c.acc_words} "
-                               f"accumulators or {c.spm_words} words of scratchpad: use a larger configuration")
+                               f"accumulators or {c.spm_words} words of scratchpad", "use a larger configuration")
         return rows
 
     def pieces(self):

@@ -127,7 +127,7 @@ class TiledGraph(TiledProgram):
 
     def run(self):
         for node in filter(self.is_layer, self.graph.nodes.values()):
-            getattr(self, f"lower_{node.op}")(node)
+            self.lower(node)
             for name in self.read_by(node):
                 self.release(name)
             self.done_with(node)
@@ -135,13 +135,18 @@ class TiledGraph(TiledProgram):
         self.spill_words = self.arena.size // BLOCK
         return self
 
+    def lower(self, node):
+        """Emit a node's layer."""
+        getattr(self, f"lower_{node.op}")(node)
+
     def done_with(self, node):
         """A node's layers have been emitted, and its inputs released."""
 
     def lower_input(self, node):
         c, h, w = node.shape
         if c > 8:
-            raise CompileError(f"layer {node.name} ({node.path}): {c} input channels, the limit is 8")
+            raise CompileError(f"layer {node.name} ({node.path}): {c} input channels, the limit is 8",
+                               "take a network of up to 8 channels of latents")
         self.keep(node.name, self.latents(node.name, node.shape, self.scales[node.name], self.buffers["latent"], self.stats.kept(node.name)))
 
     def table(self, node, quantised, index):
@@ -186,7 +191,8 @@ class TiledGraph(TiledProgram):
         attrs = self.whole_words(dict(node.attrs, weight=self.conv_weight(node, channels)))
         final = node.name == self.graph.output
         if final and node.shape[0] > 8:
-            raise CompileError(f"layer {node.name} ({node.path}): {node.shape[0]} output channels, the limit is 8")
+            raise CompileError(f"layer {node.name} ({node.path}): {node.shape[0]} output channels, the limit is 8",
+                               "take a network of up to 8 channels of latents")
         if node.name in self.projections:
             attention = self.projections[node.name][0]
             attrs["weight"] = fill_heads(attrs["weight"], attention.attrs["heads"], 0)
@@ -253,7 +259,8 @@ class TiledGraph(TiledProgram):
     def lower_wide_norm(self, norm, sources):
         """The normalised tensors of a norm whose statistics do not fit on chip together."""
         if self.stats.pool.used:
-            raise CompileError(f"layer {norm.name} ({norm.path}): a norm of {norm.shape[0]} channels takes all statistics records, and some are in use")
+            raise CompileError(f"layer {norm.name} ({norm.path}): a norm of {norm.shape[0]} channels takes all statistics records, and some are in use",
+                               "use a configuration with more stat_words")
         return self.normalise_wide(sources, (norm.attrs, self.scales[norm.name]), norm.name)
 
     def lower_norm(self, node):
@@ -262,7 +269,8 @@ class TiledGraph(TiledProgram):
         if len(names) == 1 and self.is_wide([node.shape[0]]):
             return self.keep(node.name, self.lower_wide_norm(node, [self.tensors[names[0]]])[0])
         if len(names) > 1:
-            raise CompileError(f"layer {node.name} ({node.path}): a norm of a concat with several readers")
+            raise CompileError(f"layer {node.name} ({node.path}): a norm of a concat with several readers",
+                               "let each of them have a norm of its own")
         self.bring_statistics(node, names)
         self.keep(node.name, self.normalise(self.tensors[names[0]], (node.attrs, self.scales[node.name]), node.name))
         self.stats.done(node.name)
@@ -302,12 +310,15 @@ class TiledGraph(TiledProgram):
 
     def lower_layer_norm(self, node):
         if node.attrs["gamma"] is not None or node.attrs["beta"] is not None:
-            raise CompileError(f"layer {node.name} ({node.path}): gamma and beta of a LayerNorm that not only linear layers read")
+            raise CompileError(f"layer {node.name} ({node.path}): gamma and beta of a LayerNorm that not only linear layers read",
+                               "let only linear layers read it, or leave out its gamma and beta")
         tensor, *vectors = (self.tensors[name] for name in node.inputs)
         self.keep(node.name, self.layer_norm(tensor, node.attrs["eps"], self.scales[node.name], node.name, vectors))
 
     def lower_mul(self, node):
-        raise CompileError(f"layer {node.name} ({node.path}): a product of two tensors, neither of which is a linear layer's result used once")
+        raise CompileError(f"layer {node.name} ({node.path}): a product of two tensors, neither of which is a linear layer's result used once",
+                               "make one of them a linear layer's result that nothing else reads")
 
     def lower_modulate(self, node):
-        raise CompileError(f"layer {node.name} ({node.path}): scale and shift of a norm that depend on more than the timestep")
+        raise CompileError(f"layer {node.name} ({node.path}): scale and shift of a norm that depend on more than the timestep",
+                           "let them depend on the timestep alone, and train again")

@@ -121,7 +121,8 @@ class TiledProgram:
         node = Node(name, "conv", [s.name for s in sources], conv_shape(shape, attrs), attrs)
         final = scale is None
         if final and node.shape[0] > 8 * patch ** 2:
-            raise CompileError(f"layer {name}: {node.shape[0]} output channels, the limit of an int16 output is 8")
+            raise CompileError(f"layer {name}: {node.shape[0]} output channels, the limit of an int16 output is 8",
+                               "take a network of up to 8 channels of latents")
         shape = (node.shape[0] // patch ** 2, patch * node.shape[1], patch * node.shape[2])
         out = self.final_tensor(name, shape) if final else self.tensor(name, node.shape, scale, stat, bool(attrs.get("skew")), fine)
         prepared = self.prepare_norm(name, sources, *norm) if norm else None
@@ -152,7 +153,8 @@ class TiledProgram:
         if min(s.stat for s in sources) < 0:
             raise CompileError(f"layer {name}: the input of its norm keeps no statistics")
         if node.shape[0] % attrs["groups"]:
-            raise CompileError(f"layer {name}: a norm of {attrs['groups']} groups over {node.shape[0]} channels; groups must divide the channels")
+            raise CompileError(f"layer {name}: a norm of {attrs['groups']} groups over {node.shape[0]} channels; groups must divide the channels",
+                               "choose another norm_num_groups and train again")
         size = node.shape[0] // attrs["groups"]
         if all(c % size == 0 for c in channels):
             pieces = [(sum(channels[:i]), c, s) for i, (c, s) in enumerate(zip(channels, sources))]
@@ -173,7 +175,8 @@ class TiledProgram:
         """Parts that share a group of channels must lie side by side and have one scale. Raises CompileError."""
         if any((s.scale != sources[0].scale).any() or s.fine != sources[0].fine for s in sources) or any(s.shape[0] % 16 for s in sources[:-1]):
             raise CompileError(f"layer {node.name}: groups of {size} channels cross the borders of parts of "
-                               f"{[s.shape[0] for s in sources]} channels; then all parts but the last must be multiples of 16, with one scale")
+                               f"{[s.shape[0] for s in sources]} channels; then all parts but the last must be multiples of 16, with one scale",
+                               "choose groups that divide the channels of every part, and train again")
 
     def statistics(self, tensor, stat):
         """One pass over a tensor for statistics that its producer could not keep until now (a skip connection's)."""
@@ -210,7 +213,7 @@ class TiledProgram:
             self.check_joined(node, sources, size)
         if any(s.shape[0] % 16 for s in sources[:-1]):
             raise CompileError(f"layer {name}: a norm of {node.shape[0]} channels in parts of {[s.shape[0] for s in sources]}, all but the last must "
-                               "be multiples of 16")
+                               "be multiples of 16", "choose channels that are multiples of 16, or a configuration with more stat_words")
         outs = [self.tensor(f"{name}.{i}", s.shape, scale, skew=bool(attrs.get("skew"))) for i, s in enumerate(sources)]
         parts = [(source, out, block) for source, out in zip(sources, outs) for block in range(source.blocks)]
         for first, channels in self.norm_pieces([s.shape[0] for s in sources] if apart else [node.shape[0]], size, name):
@@ -223,7 +226,7 @@ class TiledProgram:
         most = 8 * self.config.stat_words // unit
         if most == 0:
             raise CompileError(f"layer {name}: pieces of {unit} channels, of whole groups of {size} and whole blocks of 16, exceed "
-                               f"{8 * self.config.stat_words}, whose statistics fit on chip: use a configuration with more stat_words")
+                               f"{8 * self.config.stat_words}, whose statistics fit on chip", "use a configuration with more stat_words")
         for span in spans:
             pieces += [(start + at * unit, min(count * unit, span - at * unit)) for at, count in balanced(-(-span // unit), most)]
             start += span
@@ -310,8 +313,8 @@ class TiledProgram:
         room, wait = (config.spm_words - base) // tensor.blocks, TOKEN_SLOTS * tensor.words
         most = min(config.row_words // TOKEN_SLOTS, (room - wait) // (wait + (INT16_WORDS if modulation else 0)))
         if most < 1:
-            raise CompileError(f"layer {tensor.name}: {TOKEN_SLOTS} pixels of {tensor.shape[0]} channels exceed {config.spm_words} words of "
-                               "scratchpad: use a larger configuration")
+            raise CompileError(f"layer {tensor.name}: {TOKEN_SLOTS} pixels of {tensor.shape[0]} channels exceed {config.spm_words} words of scratchpad",
+                               "use a larger configuration")
         tiles = balanced(tensor.pixels, most)
         slot = tensor.blocks * tensor.words * odd_plane(tiles[0][1])
         for number, (first, count) in enumerate(tiles):
@@ -328,8 +331,8 @@ class TiledProgram:
         size = 2 * (w + 1) if tensor.fine else w
         rows = min(h, self.config.spm_words // (PASS_SLOTS * size))
         if rows == 0:
-            raise CompileError(f"layer {tensor.name}: {PASS_SLOTS} rows of {w} pixels exceed {self.config.spm_words} words of "
-                               "scratchpad: use a larger configuration")
+            raise CompileError(f"layer {tensor.name}: {PASS_SLOTS} rows of {w} pixels exceed {self.config.spm_words} words of scratchpad",
+                               "use a larger configuration")
         slot = chosen.start * -(-h // rows) % PASS_SLOTS if chosen else 0
         for block in chosen or range(tensor.blocks):
             for first in range(0, h, rows):

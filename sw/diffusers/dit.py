@@ -10,10 +10,11 @@ Ref: Peebles and Xie 2023 (adaLN-Zero).
 
 import numpy as np
 
-from litediffusion.sw.diffusers.layers import FEED_FORWARD, DiffusersImport, check_fields, chosen_size, finish_import
+from litediffusion.sw.diffusers.layers import FEED_FORWARD, TRAIN_AGAIN, DiffusersImport, check_fields, chosen_size, finish_import
 from litediffusion.sw.diffusers.unet2d import sinusoids
 from litediffusion.sw.graph import verify
 from litediffusion.sw.graph_builder import UnsupportedLayer
+from litediffusion.sw.problems import refuse, refuse_failing
 
 EPS = 1e-6               # of norm1 and norm_out, fixed in diffusers
 TIME_CHANNELS = 256      # sines and cosines of the timestep, fixed in diffusers
@@ -27,30 +28,43 @@ DEFAULTS = dict(num_attention_heads=16, attention_head_dim=72, in_channels=4, ou
 OLD_DEFAULTS = dict(DEFAULTS, attention_head_dim=88, in_channels=None, num_layers=1, attention_bias=False, sample_size=None, patch_size=None,
                     activation_fn="geglu", num_embeds_ada_norm=None, norm_type="layer_norm", norm_elementwise_affine=True, interpolation_scale=None)
 CLASSES = {"DiTTransformer2DModel": DEFAULTS, "Transformer2DModel": OLD_DEFAULTS}
-SUPPORTED = (("norm_type", ("ada_norm_zero",)), ("patch_size", (1, 2, 4, 8)), ("activation_fn", tuple(FEED_FORWARD)))
+SUPPORTED = (("norm_type", ("ada_norm_zero",)), ("activation_fn", tuple(FEED_FORWARD)))
+PATCHES = (1, 2, 4, 8)
+NUMBERS = ("in_channels", "patch_size", "num_embeds_ada_norm")       # without one of these it is another kind of network
 
 
-def checked_config(config, classes=CLASSES, supported=SUPPORTED):
+def check_patch(patch):
+    """Raise UnsupportedLayer unless patches can have so many pixels a side."""
+    if patch not in PATCHES:
+        raise UnsupportedLayer("PatchEmbed", f"patch_size={patch}, only {' or '.join(map(repr, PATCHES))}", "pos_embed", TRAIN_AGAIN)
+
+
+def checked_config(config, classes=CLASSES, supported=SUPPORTED, numbers=NUMBERS):
     """The config with all defaults. Raises UnsupportedLayer for a value that cannot be compiled.
 
-    classes : {class: defaults}, the first one's where the config names none; supported : [(field, values)].
+    classes : {class: defaults}, the first one's where the config names none; supported : [(field, values)]; numbers : fields that must be one.
     """
     kind = config.get("_class_name", next(iter(classes)))
     full = check_fields(kind, config, classes[kind], supported)
+    for name in numbers:
+        if not isinstance(full[name], int):
+            raise UnsupportedLayer(kind, f"{name}={full[name]!r}, must be a number", "", TRAIN_AGAIN)
+    refuse_failing(check_patch, full["patch_size"])
     channels = full["in_channels"]
     full["out_channels"] = full["out_channels"] or channels
     if full["out_channels"] not in (channels, 2 * channels):
-        raise UnsupportedLayer(kind, f"out_channels={full['out_channels']}, only {channels} or, with a variance that is left out, {2 * channels}", "")
+        refuse(UnsupportedLayer(kind, f"out_channels={full['out_channels']}, only {channels} or, with a variance that is left out, {2 * channels}", "",
+                                TRAIN_AGAIN))
     return full
 
 
 def latent_size(config, size=None, kind="DiTTransformer2DModel"):
     """(height, width) of the latents: ``size``, else the config's sample_size. Raises UnsupportedLayer."""
     (height, width), patch = chosen_size(kind, config, size), config["patch_size"]
-    if config["sample_size"] is None:
-        raise UnsupportedLayer("PatchEmbed", "the config has no sample_size, of which the positions are made: put it into config.json", "pos_embed")
     if height % patch or width % patch:
-        raise UnsupportedLayer("PatchEmbed", f"latents of {height}x{width}: both must be multiples of the patch, {patch}", "pos_embed")
+        refuse(UnsupportedLayer("PatchEmbed", f"latents of {height}x{width}: both must be multiples of the patch, {patch}", "pos_embed",
+                                "choose another size (--size)"))
+        height, width = (max(4 * patch, side - side % (4 * patch)) for side in (height, width))     # 4: attention takes 16 tokens at a time
     return height, width
 
 
@@ -82,7 +96,9 @@ class DiTImport(DiffusersImport):
 
     def __init__(self, config, weights, size, timesteps):
         DiffusersImport.__init__(self, weights, None, EPS, "silu")
-        self.config, self.timesteps, self.patch, self.embeddings = config, timesteps, config["patch_size"], []
+        # diffusers counts positions by the height.
+        self.config = config | {"sample_size": config["sample_size"] or size[0]}
+        self.timesteps, self.patch, self.embeddings = timesteps, config["patch_size"], []
         self.x = self.node("sample", "input", [], (config["in_channels"], *size))
 
     def unread(self):
@@ -170,6 +186,7 @@ class DiTImport(DiffusersImport):
 
     def patches(self):
         """Embedded patches with their positions."""
+        check_patch(self.patch)
         x, weight, self.path = self.x, self.get("pos_embed.proj.weight"), "pos_embed"
         while weight.shape[2] > 2:
             x, weight = self.halved(x, weight)
@@ -189,6 +206,7 @@ class DiTImport(DiffusersImport):
 
     def pixels(self, path, x):
         """The pixels of the patches, without the variances that a sampler here has no use for."""
+        check_patch(self.patch)
         c, self.path = self.config, path
         weight, bias = (a.reshape(self.patch ** 2, c["out_channels"], -1)[:, :c["in_channels"]]
                         for a in (self.get(f"{path}.weight"), self.get(f"{path}.bias")))
@@ -197,12 +215,21 @@ class DiTImport(DiffusersImport):
 
     def run(self):
         """The verified graph."""
-        x = self.patches()
-        for i in range(self.config["num_layers"]):
-            x = self.block(f"transformer_blocks.{i}", x)
-        shift, scale = self.conditions("proj_out_1", 2, self.embedding("transformer_blocks.0.norm1.emb"))
-        self.graph.output = self.pixels("proj_out_2", self.modulated("norm_out", x, shift, scale))
+        c, shape = self.config, self.token_shape()
+        x = self.part("pos_embed", shape, self.patches)
+        for i in range(c["num_layers"]):
+            x = self.part(f"transformer_blocks.{i}", shape, self.block, f"transformer_blocks.{i}", x)
+        self.graph.output = self.part("proj_out_2", self.shape(self.x), self.last_layers, x)
         return verify(self.graph)
+
+    def token_shape(self):
+        """Shape of the tokens within the network."""
+        c, (_, h, w) = self.config, self.shape(self.x)
+        return c["num_attention_heads"] * c["attention_head_dim"], h // self.patch, w // self.patch
+
+    def last_layers(self, x):
+        shift, scale = self.conditions("proj_out_1", 2, self.embedding("transformer_blocks.0.norm1.emb"))
+        return self.pixels("proj_out_2", self.modulated("norm_out", x, shift, scale))
 
 
 def import_dit(config, weights, timesteps, size=None):
@@ -215,4 +242,5 @@ def import_dit(config, weights, timesteps, size=None):
     Raises UnsupportedLayer, FolderError (weights that are missing or left over).
     """
     config = checked_config(config)
-    return finish_import(DiTImport(config, weights, latent_size(config, size), timesteps))
+    size = latent_size(config, size)
+    return finish_import(DiTImport(config, weights, size, timesteps))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from litediffusion.sw.graph_builder import as_float
 from litediffusion.sw.hollow import hollow
+from litediffusion.sw.problems import not_looked_at
 
 WEIGHTS = "diffusion_pytorch_model"
 VARIANTS = ("", ".fp16", ".non_ema")
@@ -120,6 +121,16 @@ class StateDict(Weights):
         return {name: tuple(tensor.shape) for name, tensor in self.where.items()}
 
 
+class UnknownWeights(Weights):
+    """Weights of which not even the shapes are known; ``get`` raises the reason."""
+
+    def __init__(self, error):
+        self.error, self.where, self.unread = error, {}, set()
+
+    def get(self, name):
+        raise self.error
+
+
 class Shapes(Weights):
     """Hollow weights of given shapes: for a network that is only looked at."""
 
@@ -151,8 +162,17 @@ def open_part(folder, look):
     try:
         files = weight_files(folder)
     except FolderError:
-        return config, Shapes(declared_shapes(config))
+        return config, declared_weights(config, folder.name)
     return config, Shapes(Weights(files).shapes())
+
+
+def declared_weights(config, path):
+    """Hollow weights by the config alone; where problems are collected, they may stay unknown. path : of the part that they belong to."""
+    try:
+        return Shapes(declared_shapes(config))
+    except FolderError as error:
+        not_looked_at(error, path)
+        return UnknownWeights(error)
 
 
 def open_folder(path, look=False):

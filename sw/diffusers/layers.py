@@ -2,19 +2,25 @@
 
 import numpy as np
 
+from litediffusion.sw.diffusers.folder import FolderError
+from litediffusion.sw.graph import GraphError
 from litediffusion.sw.graph_builder import GraphBuilder, UnsupportedLayer
+from litediffusion.sw.problems import any_problems, refuse, refuse_failing, refuse_or_skip
 from litediffusion.sw.texts import MASKED
 
 ACTIVATIONS = {"silu": "SILU", "swish": "SILU", "relu": "RELU", "gelu": "GELU"}
+TRAIN_AGAIN = "take or train a network that has one of these"
+OTHER_CONFIG = "give the config.json that the weights were saved with"
 FEED_FORWARD = {"gelu": "GELU", "gelu-approximate": "GELU_TANH", "geglu": None}       # None: a gate, with GELU
 
 
 def check_fields(what, config, defaults, supported):
-    """The config with all defaults. Raises UnsupportedLayer for a value that is not among those ``supported``: [(field, values)]."""
+    """The config with all defaults. Refuses a value that is not among those ``supported``: [(field, values)]; the first of these stands in."""
     full = defaults | {k: v for k, v in config.items() if k in defaults}
     for name, values in supported:
         if full[name] not in values:
-            raise UnsupportedLayer(what, f"{name}={full[name]!r}, only {' or '.join(map(repr, values))}", "")
+            refuse(UnsupportedLayer(what, f"{name}={full[name]!r}, only {' or '.join(map(repr, values))}", "", TRAIN_AGAIN))
+            full[name] = values[0]
     return full
 
 
@@ -22,15 +28,21 @@ def chosen_size(what, config, size):
     """(height, width): ``size``, one number or two, else the config's sample_size. Raises UnsupportedLayer."""
     size = size or config["sample_size"]
     if size is None:
-        raise UnsupportedLayer(what, "the config has no sample_size: give the size of the picture", "")
+        raise UnsupportedLayer(what, "the config has no sample_size", "", "give the size of the picture (--size)")
     return (size, size) if isinstance(size, int) else size
 
 
-def check_blocks(names, known):
-    """Raise UnsupportedLayer for a block that is not among those ``known``."""
-    for name in names:
-        if name not in known:
-            raise UnsupportedLayer(name, f"known blocks are {', '.join(known)}", "")
+def known_block(name, known, path):
+    """A block's name, if it is among those ``known``. Raises UnsupportedLayer."""
+    if name not in known:
+        raise UnsupportedLayer(name, f"known blocks are {', '.join(known)}", path, TRAIN_AGAIN)
+    return name
+
+
+def check_blocks(names, known, path):
+    """Refuse the blocks that are not among those ``known``; path : of their list."""
+    for number, name in enumerate(names):
+        refuse_failing(known_block, name, known, f"{path}.{number}")
 
 
 def check_texts(what, text, channels, pooled=0):
@@ -48,6 +60,19 @@ class DiffusersImport(GraphBuilder):
         GraphBuilder.__init__(self)
         self.weights, self.groups, self.eps = weights, groups, eps
         self.get, self.function = weights.get, ACTIVATIONS[act_fn]
+
+    def part(self, path, shape, build, *args):
+        """``build(*args)``, of the layers below ``path``; where problems are collected, a tensor of ``shape`` stands in for what cannot run."""
+        try:
+            made = build(*args)
+            if self.shape(made) != tuple(shape):
+                raise GraphError(f"{path} gives {self.shape(made)}, by the config it is {tuple(shape)}: the weights belong to another config.json")
+            return made
+        except (GraphError, FolderError) as error:
+            refuse_or_skip(error, path, path.rpartition(".")[2], OTHER_CONFIG)
+        self.path = path
+        self.weights.unread -= {name for name in self.weights.unread if name.startswith(f"{path}.")}
+        return self.stand_in(path, shape, len(self.timesteps))
 
     def double(self, name):
         """A weight as float64, for what is computed of it."""
@@ -86,7 +111,8 @@ class DiffusersImport(GraphBuilder):
         width = self.shape(x)[0]
         head = head or width
         if width % head:
-            raise UnsupportedLayer("Attention", f"{width} channels are no multiple of attention_head_dim={head}", path)
+            raise UnsupportedLayer("Attention", f"{width} channels are no multiple of attention_head_dim={head}", path,
+                                   "choose an attention_head_dim that divides the channels, and train again")
         normed = self.torch_norm(f"{path}.group_norm", x, groups)
         q, k, v = (self.torch_linear(f"{path}.{name}", normed) for name in names[:3])
         self.path = path
@@ -133,8 +159,9 @@ class DiffusersImport(GraphBuilder):
 
 
 def finish_import(importer):
-    """Run an import; its graph. Raises UnsupportedLayer if weights are left over."""
+    """Run an import; its graph. Refuses weights that are left over."""
     graph, unread = importer.run(), importer.unread()
-    if unread:
-        raise UnsupportedLayer(unread[0], f"the config does not ask for this weight, nor for {len(unread) - 1} others", unread[0])
+    if unread and not any_problems():           # else they may be those of what could not run
+        refuse(UnsupportedLayer(unread[0], f"the config does not ask for this weight, nor for {len(unread) - 1} others", unread[0],
+                                OTHER_CONFIG))
     return graph

@@ -48,7 +48,8 @@ def inner_channels(config):
 
 def checked_config(config):
     """The config with all defaults. Raises UnsupportedLayer for a value that cannot be compiled."""
-    full = checked_dit_config(config, CLASSES, OLD_SUPPORTED if config.get("_class_name") == "Transformer2DModel" else SUPPORTED)
+    supported = OLD_SUPPORTED if config.get("_class_name") == "Transformer2DModel" else SUPPORTED
+    full = checked_dit_config(config, CLASSES, supported, ("in_channels", "patch_size"))
     if full["use_additional_conditions"] is None:
         full["use_additional_conditions"] = full["sample_size"] == SIZED_SAMPLE
     width, cross = inner_channels(full), full["cross_attention_dim"]
@@ -122,14 +123,20 @@ class PixArtImport(DiTImport):
 
     def run(self):
         """The verified graph."""
-        x, context, embedding = self.patches(), self.projected_text(), self.time_embedding()
+        shape, (_, tokens, _) = self.token_shape(), self.shape(self.context)
+        x = self.part("pos_embed", shape, self.patches)
+        context = self.part("caption_projection", (self.config["cross_attention_dim"], tokens, 1), self.projected_text)
+        embedding = self.time_embedding()
         shared = np.split(self.dense("adaln_single.linear", silu(embedding)), 6, axis=1)
         for i in range(self.config["num_layers"]):
-            x = self.block(f"transformer_blocks.{i}", x, shared, context)
+            x = self.part(f"transformer_blocks.{i}", shape, self.block, f"transformer_blocks.{i}", x, shared, context)
+        self.graph.output = self.part("proj_out", self.shape(self.x), self.last_layers, x, embedding)
+        return verify(self.graph)
+
+    def last_layers(self, x, embedding):
         self.path = "norm_out"
         shift, scale = (embedding + row for row in self.get("scale_shift_table"))
-        self.graph.output = self.pixels("proj_out", self.modulated("norm_out", x, shift, scale))
-        return verify(self.graph)
+        return self.pixels("proj_out", self.modulated("norm_out", x, shift, scale))
 
 
 def import_pixart(config, weights, timesteps, text, size=None, scale=USUAL_SCALE):

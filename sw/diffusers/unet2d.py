@@ -11,9 +11,10 @@ import math
 
 import numpy as np
 
-from litediffusion.sw.diffusers.layers import ACTIVATIONS, DiffusersImport, check_blocks, check_fields, chosen_size, finish_import
+from litediffusion.sw.diffusers.layers import ACTIVATIONS, DiffusersImport, check_blocks, check_fields, chosen_size, finish_import, known_block
 from litediffusion.sw.graph import verify
 from litediffusion.sw.graph_builder import UnsupportedLayer
+from litediffusion.sw.problems import refuse
 
 BLOCKS = {"DownBlock2D": False, "AttnDownBlock2D": True, "UpBlock2D": False, "AttnUpBlock2D": True}    # with attention
 
@@ -28,7 +29,7 @@ DEFAULTS = dict(
 
 # (field, values that can be compiled) of what the engine or this importer restricts.
 SUPPORTED = (
-    ("center_input_sample", (False,)), ("time_embedding_type", ("positional", "learned")), ("mid_block_type", ("UNetMidBlock2D", None)),
+    ("center_input_sample", (False,)), ("time_embedding_type", ("positional", "learned")), ("mid_block_type", (None, "UNetMidBlock2D")),
     ("mid_block_scale_factor", (1,)), ("downsample_padding", (0, 1)), ("downsample_type", ("conv", "resnet", None)),
     ("upsample_type", ("conv", "resnet", None)), ("resnet_time_scale_shift", ("default", "scale_shift")), ("class_embed_type", (None,)),
     ("act_fn", tuple(ACTIVATIONS)))
@@ -37,10 +38,12 @@ SUPPORTED = (
 def checked_config(config):
     """The config with all defaults. Raises UnsupportedLayer for a value that cannot be compiled."""
     full = check_fields("UNet2DModel", config, DEFAULTS, SUPPORTED)
-    check_blocks((*full["down_block_types"], *full["up_block_types"]), BLOCKS)
+    check_blocks(full["down_block_types"], BLOCKS, "down_blocks")
+    check_blocks(full["up_block_types"], BLOCKS, "up_blocks")
     if full["num_class_embeds"] and full["resnet_time_scale_shift"] == "scale_shift":
-        raise UnsupportedLayer("UNet2DModel", "num_class_embeds with resnet_time_scale_shift='scale_shift': the scale of a norm may depend "
-                               "on the timestep, not on the label", "")
+        refuse(UnsupportedLayer("UNet2DModel", "num_class_embeds with resnet_time_scale_shift='scale_shift': the scale of a norm may depend "
+                                "on the timestep, not on the label", "", "train with resnet_time_scale_shift='default', or without classes"))
+        full["num_class_embeds"] = None
     return full
 
 
@@ -49,7 +52,9 @@ def image_size(config, size=None):
     height, width = chosen_size("UNet2DModel", config, size)
     step = 2 ** (len(config["block_out_channels"]) - 1)
     if height % step or width % step:
-        raise UnsupportedLayer("UNet2DModel", f"pictures of {height}x{width}: both must be multiples of {step}, or a skip does not fit", "")
+        refuse(UnsupportedLayer("UNet2DModel", f"pictures of {height}x{width}: both must be multiples of {step}, or a skip does not fit", "",
+                                "choose another size (--size)"))
+        height, width = (max(4 * step, side - side % (4 * step)) for side in (height, width))       # 4: attention takes 16 pixels at a time
     return height, width
 
 
@@ -65,6 +70,7 @@ def sinusoids(timesteps, width, flip, shift):
 class UNet2DImport(DiffusersImport):
     """State of one import."""
 
+    KNOWN = BLOCKS
     TIME_FUNCTION = "SILU"      # of the time embedding's hidden layer; None: the config's
 
     def __init__(self, config, weights, size, timesteps):
@@ -109,8 +115,14 @@ class UNet2DImport(DiffusersImport):
     def time_resnet(self, path, x, resample=None):
         return self.resnet(path, x, self.embedded_norm, resample)
 
+    def block_resnet(self, path, kind, x, j):
+        """ResNet ``j`` of a block."""
+        known_block(kind, self.KNOWN, path)
+        return self.time_resnet(f"{path}.resnets.{j}", x)
+
     def downsample(self, path, kind, x):
         """The end of a down block. Blocks without attention know only the convolution."""
+        known_block(kind, self.KNOWN, path)
         if BLOCKS.get(kind) and self.config["downsample_type"] == "resnet":
             return self.time_resnet(f"{path}.downsamplers.0", x, self.average)
         pad = self.config["downsample_padding"]
@@ -118,49 +130,77 @@ class UNet2DImport(DiffusersImport):
 
     def upsampled(self, path, kind, x):
         """The end of an up block."""
+        known_block(kind, self.KNOWN, path)
         if BLOCKS.get(kind) and self.config["upsample_type"] == "resnet":
             return self.time_resnet(f"{path}.upsamplers.0", x, self.upsample)
         return self.upsampled_conv(f"{path}.upsamplers.0", x)
 
     # --- the network ---------------------------------------------------------------------------------------------------
 
-    def layers(self, path, kind, x, count, skips=None):
+    def begin(self):
+        """The time embedding, and the first convolution's output."""
+        c, width = self.config, self.config["block_out_channels"][0]
+        self.embedding = self.part("time_embedding", (c["time_embedding_dim"] or 4 * width, 1, 1), self.time_embedding)
+        return self.part("conv_in", (width, *self.shape(self.x)[1:]), self.torch_conv, "conv_in", self.x)
+
+    def end(self, x, function):
+        """The last norm and convolution; the verified graph."""
+        x = self.act("conv_act", self.part("conv_norm_out", self.shape(x), self.torch_norm, "conv_norm_out", x), function)
+        self.graph.output = self.part("conv_out", (self.config["out_channels"], *self.shape(x)[1:]), self.torch_conv, "conv_out", x)
+        return verify(self.graph)
+
+    def layer_resnet(self, path, kind, x, number, j, skips=None):
+        """ResNet ``j`` of a block of the width of block ``number`` of the way down, of x and the skip that an up block takes."""
+        x = x if skips is None else self.cat(f"{path}.cat{j}", [x, skips.pop()])
+        shape = (self.config["block_out_channels"][number], *self.shape(x)[1:])
+        return self.part(f"{path}.resnets.{j}", shape, self.block_resnet, path, kind, x, j)
+
+    def down_end(self, path, kind, x):
+        c, h, w = self.shape(x)
+        return self.part(f"{path}.downsamplers.0", (c, h // 2, w // 2), self.downsample, path, kind, x)
+
+    def up_end(self, path, kind, x):
+        c, h, w = self.shape(x)
+        return self.part(f"{path}.upsamplers.0", (c, 2 * h, 2 * w), self.upsampled, path, kind, x)
+
+    def layers(self, path, kind, x, number, count, skips=None):
         """ResNets (and attentions) of a block; each one's output."""
         for j in range(count):
-            if skips is not None:
-                x = self.cat(f"{path}.cat{j}", [x, skips.pop()])
-            x = self.time_resnet(f"{path}.resnets.{j}", x)
-            if BLOCKS[kind]:
-                x = self.attention_block(f"{path}.attentions.{j}", x, self.groups, self.config["attention_head_dim"])
+            x = self.layer_resnet(path, kind, x, number, j, skips)
+            if BLOCKS.get(kind):
+                x = self.attended(f"{path}.attentions.{j}", x, self.groups)
             yield x
+
+    def attended(self, path, x, groups):
+        return self.part(path, self.shape(x), self.attention_block, path, x, groups, self.config["attention_head_dim"])
 
     def run(self):
         """The verified graph."""
-        c = self.config
-        self.embedding = self.time_embedding()
-        x = self.torch_conv("conv_in", self.x)
-        skips = [x]
+        c, x = self.config, self.begin()
+        skips, last = [x], len(c["down_block_types"]) - 1
         for i, kind in enumerate(c["down_block_types"]):
-            for x in self.layers(f"down_blocks.{i}", kind, x, c["layers_per_block"]):
+            for x in self.layers(f"down_blocks.{i}", kind, x, i, c["layers_per_block"]):
                 skips.append(x)
-            if i + 1 < len(c["down_block_types"]):
-                x = self.downsample(f"down_blocks.{i}", kind, x)
+            if i < last:
+                x = self.down_end(f"down_blocks.{i}", kind, x)
                 skips.append(x)
         x = self.mid(x) if c["mid_block_type"] else x
         for i, kind in enumerate(c["up_block_types"]):
-            *_, x = self.layers(f"up_blocks.{i}", kind, x, c["layers_per_block"] + 1, skips)
-            if i + 1 < len(c["up_block_types"]):
-                x = self.upsampled(f"up_blocks.{i}", kind, x)
-        x = self.act("conv_act", self.torch_norm("conv_norm_out", x), "SILU")
-        self.graph.output = self.torch_conv("conv_out", x)
-        return verify(self.graph)
+            *_, x = self.layers(f"up_blocks.{i}", kind, x, last - i, c["layers_per_block"] + 1, skips)
+            if i < last:
+                x = self.up_end(f"up_blocks.{i}", kind, x)
+        return self.end(x, "SILU")
+
+    def mid_resnet(self, x, j):
+        path = f"mid_block.resnets.{j}"
+        return self.part(path, self.shape(x), self.time_resnet, path, x)
 
     def mid(self, x):
         c = self.config
-        x = self.time_resnet("mid_block.resnets.0", x)
+        x = self.mid_resnet(x, 0)
         if c["add_attention"]:
-            x = self.attention_block("mid_block.attentions.0", x, c["attn_norm_num_groups"] or self.groups, c["attention_head_dim"])
-        return self.time_resnet("mid_block.resnets.1", x)
+            x = self.attended("mid_block.attentions.0", x, c["attn_norm_num_groups"] or self.groups)
+        return self.mid_resnet(x, 1)
 
 
 def import_unet2d(config, weights, timesteps, size=None):

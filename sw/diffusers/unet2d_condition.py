@@ -14,12 +14,12 @@ import numpy as np
 from litediffusion.sw.diffusers.layers import check_blocks, check_fields, check_texts, finish_import
 from litediffusion.sw.diffusers.unet2d import DEFAULTS as UNET2D_DEFAULTS
 from litediffusion.sw.diffusers.unet2d import UNet2DImport, image_size, sinusoids
-from litediffusion.sw.graph import verify
 from litediffusion.sw.graph_builder import UnsupportedLayer
+from litediffusion.sw.problems import refuse
 
 TRANSFORMER_NORM_EPS, LAYER_NORM_EPS = 1e-6, 1e-5        # fixed in diffusers' Transformer2DModel
 CROSS = {"CrossAttnDownBlock2D": True, "DownBlock2D": False, "CrossAttnUpBlock2D": True, "UpBlock2D": False}
-MID_BLOCKS = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)
+MID_BLOCKS = (None, "UNetMidBlock2DCrossAttn", "UNetMidBlock2D")
 TIME_IDS = 6            # sizes and crop that SDXL's text_time embeds
 
 # Defaults of UNet2DConditionModel's arguments where they differ from UNet2DModel's.
@@ -47,9 +47,11 @@ def checked_config(config):
     """The config with all defaults, one value a block where it may be so. Raises UnsupportedLayer for a value that cannot be compiled."""
     full = check_fields("UNet2DConditionModel", config, DEFAULTS, SUPPORTED)
     if full["addition_embed_type"] and full["resnet_time_scale_shift"] == "scale_shift":
-        raise UnsupportedLayer("UNet2DConditionModel", "addition_embed_type with resnet_time_scale_shift='scale_shift': the scale of a norm may "
-                               "depend on the timestep, not on the text", "")
-    check_blocks((*full["down_block_types"], *full["up_block_types"]), CROSS)
+        refuse(UnsupportedLayer("UNet2DConditionModel", "addition_embed_type with resnet_time_scale_shift='scale_shift': the scale of a norm may "
+                                "depend on the timestep, not on the text", "", "train with resnet_time_scale_shift='default'"))
+        full["addition_embed_type"] = None
+    check_blocks(full["down_block_types"], CROSS, "down_blocks")
+    check_blocks(full["up_block_types"], CROSS, "up_blocks")
     for name in PER_BLOCK:
         if not isinstance(full[name], (list, tuple)):
             full[name] = (full[name],) * len(full["down_block_types"])
@@ -68,6 +70,7 @@ def pooled_width(config):
 class UNet2DConditionImport(UNet2DImport):
     """State of one import. text : TextStates."""
 
+    KNOWN = CROSS
     TIME_FUNCTION = None
 
     def __init__(self, config, weights, size, timesteps, text):
@@ -103,7 +106,8 @@ class UNet2DConditionImport(UNet2DImport):
     def transformer(self, path, x, heads, count):
         """Transformer2DModel."""
         if self.shape(x)[0] % heads:
-            raise UnsupportedLayer("Transformer2DModel", f"{self.shape(x)[0]} channels are no multiple of {heads} heads", path)
+            raise UnsupportedLayer("Transformer2DModel", f"{self.shape(x)[0]} channels are no multiple of {heads} heads", path,
+                                   "choose a number of heads (attention_head_dim) that divides the channels, and train again")
         h = self.torch_linear(f"{path}.proj_in", self.torch_norm(f"{path}.norm", x, eps=TRANSFORMER_NORM_EPS))
         for i in range(count):
             h = self.transformer_block(f"{path}.transformer_blocks.{i}", h, heads)
@@ -115,44 +119,40 @@ class UNet2DConditionImport(UNet2DImport):
         """ResNets (and transformers) of block ``number`` of the way down; each one's output."""
         heads, depth = self.config["num_attention_heads"][number], self.config["transformer_layers_per_block"][number]
         for j in range(count):
-            if skips is not None:
-                x = self.cat(f"{path}.cat{j}", [x, skips.pop()])
-            x = self.time_resnet(f"{path}.resnets.{j}", x)
-            if CROSS[kind]:
+            x = self.layer_resnet(path, kind, x, number, j, skips)
+            if CROSS.get(kind):
                 per_layer = depth[j] if isinstance(depth, (list, tuple)) else depth
-                x = self.transformer(f"{path}.attentions.{j}", x, heads, per_layer)
+                x = self.transformed(f"{path}.attentions.{j}", x, heads, per_layer)
             yield x
+
+    def transformed(self, path, x, heads, count):
+        return self.part(path, self.shape(x), self.transformer, path, x, heads, count)
 
     def mid(self, x):
         c = self.config
-        x = self.time_resnet("mid_block.resnets.0", x)
+        x = self.mid_resnet(x, 0)
         if c["mid_block_type"] == "UNetMidBlock2D":
             return x
         depth = c["transformer_layers_per_block"][-1]
-        x = self.transformer("mid_block.attentions.0", x, c["num_attention_heads"][-1], depth if isinstance(depth, int) else depth[0])
-        return self.time_resnet("mid_block.resnets.1", x)
+        x = self.transformed("mid_block.attentions.0", x, c["num_attention_heads"][-1], depth if isinstance(depth, int) else depth[0])
+        return self.mid_resnet(x, 1)
 
     def run(self):
         """The verified graph."""
-        c = self.config
-        last = len(c["down_block_types"]) - 1
-        self.embedding = self.time_embedding()
-        x = self.torch_conv("conv_in", self.x)
-        skips = [x]
+        c, x = self.config, self.begin()
+        skips, last = [x], len(c["down_block_types"]) - 1
         for i, kind in enumerate(c["down_block_types"]):
             for x in self.level(f"down_blocks.{i}", kind, x, i, c["layers_per_block"][i]):
                 skips.append(x)
             if i < last:
-                x = self.downsample(f"down_blocks.{i}", kind, x)
+                x = self.down_end(f"down_blocks.{i}", kind, x)
                 skips.append(x)
         x = self.mid(x) if c["mid_block_type"] else x
         for i, kind in enumerate(c["up_block_types"]):
             *_, x = self.level(f"up_blocks.{i}", kind, x, last - i, c["layers_per_block"][last - i] + 1, skips)
             if i < last:
-                x = self.upsampled(f"up_blocks.{i}", kind, x)
-        x = self.act("conv_act", self.torch_norm("conv_norm_out", x), self.function)
-        self.graph.output = self.torch_conv("conv_out", x)
-        return verify(self.graph)
+                x = self.up_end(f"up_blocks.{i}", kind, x)
+        return self.end(x, self.function)
 
 
 def import_unet2d_condition(config, weights, timesteps, text, size=None):

@@ -8,11 +8,12 @@ Ref: Rombach et al. 2022, section 3.1; madebyollin/taesd.
 
 import numpy as np
 
-from litediffusion.sw.diffusers.layers import ACTIVATIONS, DiffusersImport, check_blocks, check_fields, finish_import
+from litediffusion.sw.diffusers.layers import ACTIVATIONS, DiffusersImport, check_blocks, check_fields, finish_import, known_block
 from litediffusion.sw.graph import verify
 from litediffusion.sw.graph_builder import UnsupportedLayer
 
 EPS = 1e-6               # of all norms, fixed in diffusers
+BLOCKS = ("UpDecoderBlock2D",)
 USED = ("decoder.", "post_quant_conv.")
 
 DEFAULTS = dict(out_channels=3, up_block_types=("UpDecoderBlock2D",), block_out_channels=(64,), layers_per_block=1, act_fn="silu",
@@ -24,12 +25,14 @@ SUPPORTED = (("act_fn", tuple(ACTIVATIONS)), ("latents_mean", (None,)), ("latent
 def checked_config(config):
     """The config with all defaults. Raises UnsupportedLayer for a value that cannot be compiled."""
     full = check_fields("AutoencoderKL", config, DEFAULTS, SUPPORTED)
-    check_blocks(full["up_block_types"], ("UpDecoderBlock2D",))
+    check_blocks(full["up_block_types"], BLOCKS, "decoder.up_blocks")
     return full
 
 
 class DecoderImport(DiffusersImport):
     """State of one import; latents [C, H, W]."""
+
+    timesteps = (0,)         # a decoder has one evaluation
 
     def __init__(self, config, weights, shape):
         DiffusersImport.__init__(self, weights, config["norm_num_groups"], EPS, config["act_fn"])
@@ -51,22 +54,34 @@ class DecoderImport(DiffusersImport):
     def norm2(self, path, h):
         return self.torch_norm(f"{path}.norm2", h)
 
+    def mid_block(self, x):
+        x = self.resnet("decoder.mid_block.resnets.0", x, self.norm2)
+        if self.config["mid_block_add_attention"]:
+            x = self.attention_block("decoder.mid_block.attentions.0", x, self.groups, None)
+        return self.resnet("decoder.mid_block.resnets.1", x, self.norm2)
+
+    def last_layers(self, x):
+        x = self.act("decoder.conv_act", self.torch_norm("decoder.conv_norm_out", x), self.function)
+        return self.torch_conv("decoder.conv_out", x)
+
+    def up_block(self, path, kind, x, upsample):
+        known_block(kind, BLOCKS, path)
+        for j in range(self.config["layers_per_block"] + 1):
+            x = self.resnet(f"{path}.resnets.{j}", x, self.norm2)
+        return self.upsampled_conv(f"{path}.upsamplers.0", x) if upsample else x
+
     def run(self):
         """The verified graph."""
         c = self.config
-        x = self.torch_conv("decoder.conv_in", self.rescaled())
-        x = self.resnet("decoder.mid_block.resnets.0", x, self.norm2)
-        if c["mid_block_add_attention"]:
-            x = self.attention_block("decoder.mid_block.attentions.0", x, self.groups, None)
-        x = self.resnet("decoder.mid_block.resnets.1", x, self.norm2)
-        for i in range(len(c["up_block_types"])):
-            path = f"decoder.up_blocks.{i}"
-            for j in range(c["layers_per_block"] + 1):
-                x = self.resnet(f"{path}.resnets.{j}", x, self.norm2)
-            if i + 1 < len(c["up_block_types"]):
-                x = self.upsampled_conv(f"{path}.upsamplers.0", x)
-        x = self.act("decoder.conv_act", self.torch_norm("decoder.conv_norm_out", x), self.function)
-        self.graph.output = self.torch_conv("decoder.conv_out", x)
+        x = self.part("post_quant_conv", self.shape(self.latents), self.rescaled)
+        x = self.part("decoder.conv_in", (c["block_out_channels"][-1], *self.shape(x)[1:]), self.torch_conv, "decoder.conv_in", x)
+        x = self.part("decoder.mid_block", self.shape(x), self.mid_block, x)
+        last = len(c["up_block_types"]) - 1
+        for i, kind in enumerate(c["up_block_types"]):
+            path, (_, h, w) = f"decoder.up_blocks.{i}", self.shape(x)
+            scale = 2 if i < last else 1
+            x = self.part(path, (c["block_out_channels"][last - i], scale * h, scale * w), self.up_block, path, kind, x, i < last)
+        self.graph.output = self.part("decoder.conv_out", (c["out_channels"], *self.shape(x)[1:]), self.last_layers, x)
         return verify(self.graph)
 
 
