@@ -17,8 +17,9 @@ from litediffusion.targets.analyzer import CSV as ANALYZER_CSV
 from litediffusion.targets.analyzer import add_analyzer
 from litediffusion.targets.floorplan import place_array
 
-# Once the array's multipliers have their places, this placer leaves less wire and fewer long paths than the static one.
-PLACE_AND_ROUTE = "--placer heap --parallel-refine --router router2"
+# Once the array's multipliers have their places, this placer leaves less wire and fewer long paths than the static one. Its refinement on one
+# thread gives the same result each time, and yowasp's build has no other.
+PLACE_AND_ROUTE = "--placer heap --router router2"
 
 # LiteX's options for a SoC that a board leaves open. DiffusionSoC fixes the others: they are refused when given.
 SOC_OPTIONS = ("uart_name", "uart_baudrate", "uart_fifo_depth", "with_jtagbone", "jtagbone_chain")
