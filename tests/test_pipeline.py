@@ -1,11 +1,11 @@
-"""WishboneSlice: every access once, answers to whom they belong, nothing of an access that was given up."""
+"""WishboneSlice: every access once, answers to whom they belong, nothing of an access that was given up. TimeoutRegister: LiteX's time-out."""
 
 import random
 
 from litex.soc.interconnect import wishbone
 from migen import Module, passive, run_simulation
 
-from litediffusion.soc.pipeline import WishboneSlice
+from litediffusion.soc.pipeline import TimeoutRegister, WishboneSlice
 
 WORDS = 16
 
@@ -102,3 +102,43 @@ def test_two_cycles_longer():
         assert (yield from access(master, 3))[2] == 3       # the slave here answers after 1
 
     simulate(host, slow=False)
+
+
+class Unanswered(Module):
+    """A bus of one master with a time-out, and a slave that the test drives. ``register``: the time-out's end comes from a register."""
+
+    CYCLES = 20
+
+    def __init__(self, register):
+        self.master, self.slave = wishbone.Interface(), wishbone.Interface()
+        self.submodules.bus = bus = wishbone.InterconnectShared([self.master], [(lambda adr: 1, self.slave)], True, self.CYCLES)
+        if register:
+            self.submodules.register = TimeoutRegister(bus, self.CYCLES)
+
+
+def timeout_trace(register, answers):
+    """(ack, error) of each cycle of accesses, one after another, that the slave answers after so many cycles (None: never)."""
+    bench, seen = Unanswered(register), []
+
+    def accesses():
+        for after in answers:
+            yield bench.master.cyc.eq(1)
+            yield bench.master.stb.eq(1)
+            for cycle in range(3 * bench.CYCLES):
+                yield bench.slave.ack.eq(cycle == after)
+                yield
+                seen.append(((yield bench.master.ack), (yield bench.bus.timeout.error)))
+                if seen[-1][0]:
+                    break
+            yield bench.master.cyc.eq(0)
+            yield bench.slave.ack.eq(0)
+            yield
+    run_simulation(bench, accesses())
+    return seen
+
+
+def test_the_timeout_from_a_register_is_litex_own():
+    answers = [None, 3, 17, 18, 19, 20, 21, None, None, 2]
+    registered = timeout_trace(True, answers)
+    assert registered == timeout_trace(False, answers)
+    assert sum(ack for ack, _ in registered) == len(answers) and 3 <= sum(error for _, error in registered) < len(answers)
