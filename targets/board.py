@@ -17,9 +17,9 @@ from litediffusion.targets.analyzer import CSV as ANALYZER_CSV
 from litediffusion.targets.analyzer import add_analyzer
 from litediffusion.targets.floorplan import place_array
 
-# Once the array's multipliers have their places, this placer leaves less wire and fewer long paths than the static one. Its refinement on one
-# thread gives the same result each time, and yowasp's build has no other.
+# Once the array's multipliers have their places, this placer leaves less wire and fewer long paths than the static one.
 PLACE_AND_ROUTE = "--placer heap --router router2"
+PARALLEL = "--parallel-refine"      # better results, a little different each time; yowasp's build does not have it
 
 # LiteX's options for a SoC that a board leaves open. DiffusionSoC fixes the others: they are refused when given.
 SOC_OPTIONS = ("uart_name", "uart_baudrate", "uart_fifo_depth", "with_jtagbone", "jtagbone_chain")
@@ -121,7 +121,8 @@ def build(soc, builder, options):
         builder.build(**options)
         return None
     path, tools = os.environ["PATH"], ecp5_tools.Tools(output_dir)
-    soc.platform.toolchain._pnr_opts += f"{PLACE_AND_ROUTE} --report {report.NEXTPNR_REPORT} "
+    refinement = f"{PARALLEL} " if tools.knows("nextpnr-ecp5", PARALLEL) else ""
+    soc.platform.toolchain._pnr_opts += f"{PLACE_AND_ROUTE} {refinement}--report {report.NEXTPNR_REPORT} "
     os.environ["PATH"] = tools.path(path)
     print(f"synthesis, place and route take ten minutes or more; their log is {output_dir / 'build.log'}", flush=True)
     try:

@@ -59,11 +59,19 @@ class Tools:
         """PATH with the look-alikes before it; each calls the tool that was found."""
         return f"{self.folder}{os.pathsep}{path}"
 
+    def ask(self, tool, option):
+        """Lines that a tool prints for ``--version`` or ``--help``."""
+        run = subprocess.run([self.found[tool], option], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return [line for line in run.stdout.splitlines() if line.strip() and not line.startswith("Preparing")]
+
+    def knows(self, tool, option):
+        """True if a tool's help names an option: builds differ."""
+        return any(option in line.split() for line in self.ask(tool, "--help"))
+
     def versions(self):
         """{tool: version line}."""
         out = {}
-        for tool, path in self.found.items():
-            run = subprocess.run([path, "--version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-            lines = [line for line in run.stdout.splitlines() if line.strip() and not line.startswith("Preparing")]
+        for tool in self.found:
+            lines = self.ask(tool, "--version")
             out[tool] = lines[0].strip() if lines else "unknown"
         return out

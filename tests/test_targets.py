@@ -151,6 +151,14 @@ def test_native_tool_goes_first(python_folder, tmp_path, monkeypatch):
     assert not (tools.folder / "yosys").exists() and (tools.folder / "ecppack").exists()
 
 
+def test_options_of_a_build(python_folder, tmp_path, monkeypatch):
+    native = executable(tmp_path / "native" / "nextpnr-ecp5", 'echo "  --parallel-refine   use it"; echo "  --seed arg   not --threads"')
+    monkeypatch.setenv("PATH", f"{native.parent}:/bin")
+    tools = ecp5_tools.Tools(tmp_path / "out")
+    assert tools.knows("nextpnr-ecp5", board.PARALLEL) and not tools.knows("nextpnr-ecp5", "--parallel")
+    assert not tools.knows("yosys", board.PARALLEL)
+
+
 def test_missing_tool_and_hidden_folder(python_folder, tmp_path, monkeypatch):
     (python_folder / "yowasp-ecppack").unlink()
     with pytest.raises(ecp5_tools.ToolError, match="ecppack is not on PATH.*pip install"):
