@@ -75,7 +75,7 @@ def test_bad_opcode(rtl, opcode):
     ("LOAD", {"n0": 0}), ("LOAD", {"n1": 0}), ("LOAD", {"n2": 0}), ("LOAD", {"mem": 3}), ("LOAD", {"idx0": 5}), ("LOAD", {"idx1": 7}),
     ("LOAD", {"dram": 8}), ("LOAD", {"idx0_stride": 1}), ("LOAD", {"idx1_stride": 24}), ("STORE", {"mem": 1}), ("STORE", {"n2": 0}),
     ("GEMM", {"ng": 0}), ("GEMM", {"nkb": 0}), ("GEMM", {"nky": 0}), ("GEMM", {"nkx": 0}), ("GEMM", {"noy": 0}), ("GEMM", {"nox": 0}),
-    ("POST", {"n0": 0}), ("POST", {"src": 3}), ("POST", {"dst": 3}), ("POST", {"out": 3}), ("POST", {"rop": 3}), ("POST", {"act": 6}),
+    ("POST", {"n0": 0}), ("POST", {"src": 3}), ("POST", {"dst": 3}), ("POST", {"rop": 3}), ("POST", {"act": 6}),
     ("POST", {"row_loop": 3}), ("NORM", {"ngroups": 0}), ("NORM", {"count": 0}), ("SAMPLE", {"n": 0}), ("SAMPLE", {"nch": 0}),
     ("SAMPLE", {"nch": 9}), ("END", {"wait0_n": 1}), ("END", {"add2_n": 1}),
 ])
