@@ -8,7 +8,7 @@ from litediffusion.sw.devices.model import ModelDevice
 from litediffusion.sw.devices.rtl import RtlDevice
 from litediffusion.sw.diffusers.folder import StateDict
 from litediffusion.sw.latents import float_latents, pack_latents
-from litediffusion.sw.pipeline import compile_model, upload
+from litediffusion.sw.pipeline import compile_model, upload, write_texts
 from litediffusion.sw.sources import DiTSource, FolderSource, source_class
 from litediffusion.sw.texts import TextStates
 
@@ -156,6 +156,23 @@ def step_program(device, program, x, step, label=0):
     out, meta = evaluate_program(device, program, x, step, label), program.meta
     device.run_program(*meta["programs"]["update"], step=step)
     return np.stack([out, get_words(device, meta["buffers"]["latent"], x.shape)])
+
+
+def steps_on_both_devices(model, texts=None, size=None):
+    """(latents x, [step_program of the model device, of the RTL]) of a whole step."""
+    source, program, _ = compiled(model, texts, size=size)
+    x = np.random.default_rng(1).standard_normal(source.shape)
+    return x, on_both_devices(program, lambda device: step_program(device, program, x, 1, 2))
+
+
+def outputs_with_replaced_text(model, texts):
+    """Outputs for label 1, for label 2, and for label 1 after its text has been replaced by label 2's."""
+    (source, program, _), device = compiled(model, texts), ModelDevice()
+    x = np.random.default_rng(1).standard_normal(source.shape)
+    upload(device, program)
+    before = [evaluate_program(device, program, x, 0, label) for label in (1, 2)]
+    write_texts(device, program, texts.picked([0, 2]))
+    return *before, evaluate_program(device, program, x, 0, 1)
 
 
 def decode_program(device, program, x):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from diffusers_cases import (Loaded, autoencoder, compiled, dit, evaluate_program, float_output, mean_sqnr, on_both_devices, seeded, sqnr,
-                             step_program)
+from diffusers_cases import (Loaded, autoencoder, compiled, dit, evaluate_program, float_output, mean_sqnr, seeded, sqnr,
+                             steps_on_both_devices)
 from litediffusion.sw.cli.main import app
 from litediffusion.sw.compiler.items import CompileError
 from litediffusion.sw.devices.model import ModelDevice
@@ -105,9 +105,7 @@ def test_blocks_with_one_embedding_share_it():
 
 @pytest.mark.parametrize("name", ["heads_of_20", "patches_of_4", "many_labels", "geglu", "wide"])
 def test_a_step_on_the_rtl_is_the_model_devices(name):
-    source, program, _ = compiled(make_model(name))
-    x = np.random.default_rng(1).standard_normal(source.shape)
-    outputs = on_both_devices(program, lambda device: step_program(device, program, x, 1, 2))
+    x, outputs = steps_on_both_devices(make_model(name))
     assert (outputs[0] == outputs[1]).all() and (outputs[0].std((1, 2, 3)) > 0.01).all() and (outputs[0][1] != x).any()
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from diffusers_cases import (LABELS, Loaded, autoencoder, compiled, evaluate_program, float_output, mean_sqnr, on_both_devices, picture_size,
-                             pixart, seeded, sqnr, step_program, texts_for)
+from diffusers_cases import (LABELS, Loaded, autoencoder, compiled, evaluate_program, float_output, mean_sqnr, outputs_with_replaced_text,
+                             picture_size, pixart, seeded, sqnr, steps_on_both_devices, texts_for)
 from litediffusion.sw.cli.main import app
 from litediffusion.sw.compiler.items import CompileError
 from litediffusion.sw.devices.model import ModelDevice
@@ -105,22 +105,15 @@ def test_program_is_near_float(name):
 
 @pytest.mark.parametrize("name", ["heads_of_20", "patches_of_4", "wide_picture"])
 def test_a_step_on_the_rtl_is_the_model_devices(name):
-    source, program, _ = compiled(*make(name), size=SIZES.get(name))
-    x = np.random.default_rng(1).standard_normal(source.shape)
-    outputs = on_both_devices(program, lambda device: step_program(device, program, x, 1, 2))
+    x, outputs = steps_on_both_devices(*make(name), size=SIZES.get(name))
     assert (outputs[0] == outputs[1]).all() and (outputs[0].std((1, 2, 3)) > 0.01).all() and (outputs[0][1] != x).any()
 
 
 def test_texts_can_be_replaced():
     """Label 1 with label 2's text is label 2."""
-    (model, texts), device = make("without_variance"), ModelDevice()
-    source, program, _ = compiled(model, texts)
-    x = np.random.default_rng(1).standard_normal(source.shape)
-    upload(device, program)
-    before = [evaluate_program(device, program, x, 0, label) for label in (1, 2)]
-    write_texts(device, program, texts.picked([0, 2]))
-    assert (before[0] != before[1]).any()
-    assert (evaluate_program(device, program, x, 0, 1) == before[1]).all()
+    first, second, replaced = outputs_with_replaced_text(*make("without_variance"))
+    assert (first != second).any()
+    assert (replaced == second).all()
 
 
 def test_masks_can_be_replaced():

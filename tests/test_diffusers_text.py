@@ -6,8 +6,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from diffusers_cases import (LABELS, Loaded, autoencoder, compiled, decode_program, evaluate_program, float_output, mean_sqnr, on_both_devices,
-                             sqnr, step_program, text_unet, texts_for)
+from diffusers_cases import (LABELS, Loaded, autoencoder, compiled, decode_program, float_output, mean_sqnr, on_both_devices,
+                             outputs_with_replaced_text, sqnr, steps_on_both_devices, text_unet, texts_for)
 from litediffusion.cores.config import PRESETS
 from litediffusion.sw.cli.main import app
 from litediffusion.sw.devices.model import ModelDevice
@@ -17,7 +17,7 @@ from litediffusion.sw.diffusers.vae import import_decoder
 from litediffusion.sw.graph_builder import UnsupportedLayer
 from litediffusion.sw.layer_noise import layer_noise
 from litediffusion.sw.passes import run_passes
-from litediffusion.sw.pipeline import compile_model, generate, import_model, upload, write_texts
+from litediffusion.sw.pipeline import compile_model, generate, import_model, upload
 from litediffusion.sw.reference import evaluate
 from litediffusion.sw.sources import ModelError, load_model
 from litediffusion.sw.texts import TextError, TextStates, encode
@@ -108,9 +108,7 @@ def test_layer_norm_of_half_a_block():
 
 @pytest.mark.parametrize("name", ["default", "linear_projection", "odd_widths", "tiny_sdxl"])
 def test_a_step_on_the_rtl_is_the_model_devices(name):
-    source, program, _ = compiled(*make(name))
-    x = np.random.default_rng(1).standard_normal(source.shape)
-    outputs = on_both_devices(program, lambda device: step_program(device, program, x, 1, 2))
+    x, outputs = steps_on_both_devices(*make(name))
     assert (outputs[0] == outputs[1]).all() and (outputs[0].std((1, 2, 3)) > 0.01).all() and (outputs[0][1] != x).any()
 
 
@@ -127,14 +125,9 @@ def test_masked_tokens():
 
 def test_texts_can_be_replaced():
     """Label 1 with label 2's text is label 2."""
-    (model, texts), device = make("text_time"), ModelDevice()
-    source, program, _ = compiled(model, texts)
-    x = np.random.default_rng(1).standard_normal(source.shape)
-    upload(device, program)
-    before = [evaluate_program(device, program, x, 0, label) for label in (1, 2)]
-    write_texts(device, program, texts.picked([0, 2]))
-    assert (before[0] != before[1]).any()
-    assert (evaluate_program(device, program, x, 0, 1) == before[1]).all()
+    first, second, replaced = outputs_with_replaced_text(*make("text_time"))
+    assert (first != second).any()
+    assert (replaced == second).all()
 
 
 # --- decoders --------------------------------------------------------------------------------------------------------
