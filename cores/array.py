@@ -6,7 +6,7 @@
 with k over the bytes of the gemm_words activation words of a system cycle. At W4 a weight operand is hi * 2^13 + lo,
 so one multiplication makes both products; SplitSum keeps them apart.
 
-The words of the cycle t become results at t + LATENCY:
+The words of the cycle t become results at t + latency(config):
 
     cycle   array_clock = 1                     array_clock = 2 (domain sys2x; first half of the bytes, second half)
     t + 1   words (registers at the memory)     words
@@ -19,24 +19,33 @@ The words of the cycle t become results at t + LATENCY:
     t + 8   sums                                sums
     t + 9   W4 or W8                            W4 or W8
 
+With gemm_cycles = 2 (and array_clock = 2) a lane has half the multipliers. The words stay for the cycles t and t + 1, whose
+four quarters are summed one by one: the first at t + 7, the last at t + 8.5, in the place of both halves.
+
 The multipliers lie where the FPGA has them, so nothing but wire is between them and the registers on both sides.
 
 Crossings of the clock domains go from register or memory to register. Into sys2x: at the edge that the clocks share, a
-system cycle after the launch, so sys2x may lead by part of a cycle, but must not lag. Back: half a system cycle.
+system cycle after the launch, so sys2x may lead by part of a cycle, but must not lag; ``Phase.seen`` alone looks at every edge of
+sys2x, half a cycle after the launch. Back: half a system cycle.
 """
 
 from migen import *
 
+from litediffusion.cores.arith import choose
 from litediffusion.cores.gemm_address import LOW_BITS, STORED_BITS, WEIGHT_BITS, unstore
 from litediffusion.cores.registered_multiplier import RegisteredMultiplier
 from litediffusion.cores.split_sum import PRODUCT_BITS, Part, SplitSum, add_parts
-from litediffusion.cores.tile_memory import GROUP, TileMemory
+from litediffusion.cores.tile_memory import TileMemory
 
-LATENCY = 9             # system cycles from the SPM words to ``low`` and ``high``
 OPERAND_BITS = 9        # a signed or skew byte
 COPIES = 4              # registers of an operand that share the lanes: one for all would be half a chip away from some
-SUM_STAGES = 5          # of the sums of half a cycle's products: for k_lanes = 16 one more than the tree has levels
+SUM_STAGES = {1: 5, 2: 3}       # by gemm_cycles: of the sums of half a cycle's products, at least one more than the tree has levels
 FAST = "sys2x"          # clock domain of the multipliers with array_clock = 2: twice the system clock, edges aligned
+
+
+def latency(config):
+    """System cycles from the SPM words (of the last of their gemm_cycles) to ``low`` and ``high``."""
+    return 9 if config.gemm_cycles == 1 else 8
 
 
 def bytes_of(words):
@@ -65,10 +74,11 @@ class Phase(Module):
 
 
 class DotArray(Module):
-    """One step of gemm_words activation words a system cycle; results LATENCY cycles later; never stalls.
+    """One step of gemm_words activation words in gemm_cycles system cycles; results ``latency`` cycles later; never stalls.
 
     words, swapped : words as SharedMemory's private port gives them (by bank)
     inside, xs : the first, the second word counts (as zero otherwise); skew bytes
+    late : the second cycle of the words
     first : at the end of ``swap``, a cycle after it, the tile that was filled becomes the active one, for the words that
         came with ``first`` and the following ones
     row : rows of the tile to be filled (TileFetcher.row)
@@ -83,6 +93,7 @@ class DotArray(Module):
         self.inside  = [Signal(name=f"inside{i}") for i in range(config.gemm_words)]
         self.swapped = Signal()
         self.xs      = Signal()
+        self.late    = Signal()
         self.first   = Signal()
         self.swap    = Signal()
         count = config.gemm_words * config.k_lanes
@@ -92,7 +103,7 @@ class DotArray(Module):
 
         # # #
 
-        self.config, self.valids, self.w4s = config, [m.valid for m in macs], [m.w4 for m in macs]
+        self.config, self.valids, self.w4s, self.latency = config, [m.valid for m in macs], [m.w4 for m in macs], latency(config)
         # The active tile's bank and the one being filled, one cycle ahead, in ``swap``, of what the multipliers see. Each has a
         # register of its own, for half of the lanes.
         active, filled = Signal(name="active_bank"), Signal(name="filled_bank", reset=1)
@@ -101,6 +112,9 @@ class DotArray(Module):
         self.held  = [Signal(config.word_bits, name=f"held{i}", reset_less=True) for i in range(config.gemm_words)]
         self.signs = [Signal(config.k_lanes, name=f"signs{i}", reset_less=True) for i in range(config.gemm_words)]
         self.take_words = [[held.eq(word), signs.eq(self.signs_of(word))] for held, signs, word in zip(self.held, self.signs, self.words)]
+        # ``late`` in the following cycles.
+        self.lates = [self.late] + [Signal(name=f"late{k}", reset_less=True) for k in range(1, self.latency - 3)]
+        self.sync += [after.eq(before) for before, after in zip(self.lates, self.lates[1:])]
         self.multipliers = []       # RegisteredMultiplier by lane, with array_clock = 2
         self.tiles = [TileMemory(config, n, row, self.banks[n][1]) for n in range(config.n_lanes)]
         self.submodules += self.tiles
@@ -145,52 +159,54 @@ class DotArray(Module):
         return weights
 
     def add_fast_lanes(self, count):
-        """The array in sys2x, half the bytes in each half of a system cycle; its sums (Part) by lane."""
+        """The array in sys2x, a part of the bytes in each half of a system cycle; its sums (Part) by lane."""
         phase = self.submodules.phase = Phase()
         copies = self.add_fast_operands(phase)
         totals = []
         for n, tile in enumerate(self.tiles):
-            chosen = self.add_fast_weights(n, tile, count // 2, phase)
+            chosen = self.add_fast_weights(n, tile, count // self.config.array_parts, phase)
             multipliers = [RegisteredMultiplier(a, w, PRODUCT_BITS, self.config.primitives)
                            for a, w in zip(copies[n * COPIES // self.config.n_lanes], self.multiplicands(n, chosen))]
-            lane = SplitSum([m.p for m in multipliers], [1] * SUM_STAGES)
+            lane = SplitSum([m.p for m in multipliers], [1] * SUM_STAGES[self.config.gemm_cycles])
             self.submodules += ClockDomainsRenamer(FAST)(lane)
             self.submodules += [ClockDomainsRenamer(FAST)(m) for m in multipliers]
             self.multipliers.append(multipliers)
-            totals.append(self.add_halves(n, lane.total, phase.copy()))
+            add = self.add_halves if self.config.gemm_cycles == 1 else self.add_quarters
+            totals.append(add(n, lane.total, phase.copy()))
         return totals
 
-    def add_fast_weights(self, n, tile, half, phase):
-        """A lane's weights of the half cycle. Each group of its memory has copies of the two bits that choose among them."""
+    def add_fast_weights(self, n, tile, count, phase):
+        """A lane's ``count`` weights of the half cycle. Each group of its memory has copies of the bits that choose among them."""
         turns = [phase.copy() for _ in range(len(tile.groups))]
         banks = [Signal(name=f"bank_{n}_{g}", reset_less=True) for g in range(len(turns))]
         # At the edge of a system cycle: in the cycle of ``swap`` the new tile's bank is there already.
         self.sync.sys2x += [If(turn, bank.eq(self.banks[n][0])) for turn, bank in zip(turns, banks)]
-        chosen = [Signal(STORED_BITS, name=f"chosen_{n}_{k}", reset_less=True) for k in range(half)]
-        if self.config.gemm_words == 2:
-            rows = tile.read(banks, turns)
-        else:
-            row = tile.read(banks, 0)
-            rows = [Mux(turns[k // GROUP], second, first) for k, (first, second) in enumerate(zip(row[:half], row[half:]))]
-        self.sync.sys2x += [c.eq(stored) for c, stored in zip(chosen, rows)]
+        parts = turns
+        if self.config.gemm_cycles == 2:
+            lates = [Signal(name=f"late_{n}_{g}", reset_less=True) for g in range(len(turns))]
+            self.sync.sys2x += [If(turn, late.eq(self.lates[1])) for turn, late in zip(turns, lates)]
+            parts = [Cat(turn, late) for turn, late in zip(turns, lates)]
+        chosen = [Signal(STORED_BITS, name=f"chosen_{n}_{k}", reset_less=True) for k in range(count)]
+        self.sync.sys2x += [c.eq(stored) for c, stored in zip(chosen, tile.read(banks, parts))]
         return chosen
 
     def add_fast_operands(self, phase):
         """The operands of the half cycle, three times registered on their way to the lanes; a list for each of COPIES groups of them."""
         available = self.operands_of(False)
-        half = len(available) // 2
-        turn, other, counts = phase.copy(), *[Signal(reset_less=True, name=name) for name in ("other", "counts")]
+        share = len(available) // self.config.array_parts
+        turn, other, counts, late = phase.copy(), *[Signal(reset_less=True, name=name) for name in ("other", "counts", "late_held")]
         inside = Signal(reset_less=True)        # of the second half
         # At the edge of a system cycle the next word and its control are taken, half a cycle later that of its second half.
         self.sync.sys2x += [
-            *[If(phase.copy(), *taken) for taken in self.take_words], If(turn, inside.eq(self.inside[-1])),
+            *[If(phase.copy(), *taken) for taken in self.take_words], If(turn, inside.eq(self.inside[-1]), late.eq(self.late)),
             other.eq(Mux(turn, self.swapped, ~other)),
             counts.eq(Mux(turn, self.inside[0], inside)),
         ]
         copies = [[] for _ in range(COPIES)]
-        for k, (first, second) in enumerate(zip(available[:half], available[half:])):
+        part = Cat(other, late) if self.config.gemm_cycles == 2 else other
+        for k in range(share):
             near = Signal((OPERAND_BITS, True), name=f"near_{k}", reset_less=True)
-            self.sync.sys2x += near.eq(Mux(other, second, first) & Replicate(counts, OPERAND_BITS))
+            self.sync.sys2x += near.eq(choose(part, available[k::share]) & Replicate(counts, OPERAND_BITS))
             for copy, (way, far) in zip(copies, self.fan_out(near, k)):
                 self.sync.sys2x += far.eq(way)
                 copy.append(far)
@@ -208,12 +224,26 @@ class DotArray(Module):
         first, both = Part(len(half.low), f"first_{n}"), Part(len(half.low) + 1, f"both_{n}")
         total = Part(len(half.low) + 1, f"total_{n}")
         self.sync.sys2x += [*first.assign(half), If(~turn, *both.assign(add_parts(self, first, half, f"halves_{n}")))]
-        self.sync += If(self.valids[7], *total.assign(both))
+        self.sync += If(self.valids[self.latency - 2], *total.assign(both))
+        return total
+
+    def add_quarters(self, n, quarter, turn):
+        """The same for the four quarters of a word, added to a sum that begins anew with the first of them."""
+        bits = len(quarter.low) + 2
+        so_far, whole, total = [Part(bits, f"{name}_{n}") for name in ("so_far", "whole", "total")]
+        begins, anew = Signal(name=f"begins_{n}", reset_less=True), Signal(name=f"anew_{n}", reset_less=True)
+        before, term = Part(bits, f"before_{n}"), Part(bits, f"term_{n}")
+        self.comb += [*term.assign(quarter), If(~anew, *before.assign(so_far))]
+        joined = add_parts(self, before, term, f"quarters_{n}")
+        # In the half cycle before the first quarter.
+        self.sync.sys2x += [If(turn, begins.eq(~self.lates[-1])), anew.eq(begins & ~turn)]
+        self.sync.sys2x += [*so_far.assign(joined), If(~turn, *whole.assign(joined))]
+        self.sync += If(self.valids[self.latency - 2], *total.assign(whole))
         return total
 
     def add_output(self, n, total):
         """W4: the two parts; W8: 2^13 * high + low in both outputs."""
-        w4 = self.w4s[8]
+        w4 = self.w4s[self.latency - 1]
         bits = max(len(total.high), self.out_bits - LOW_BITS)
         high, whole = Signal(bits + 1, name=f"joined_{n}"), Signal(self.out_bits, name=f"whole_{n}")
         upper = Signal((bits, True), name=f"upper_{n}")
@@ -224,5 +254,5 @@ class DotArray(Module):
         ]
         signed_high = Signal((bits, True), name=f"high_part_{n}")
         self.comb += signed_high.eq(high[1:])
-        self.sync += If(self.valids[8],
+        self.sync += If(self.valids[self.latency - 1],
             If(w4, self.low[n].eq(total.low), self.high[n].eq(signed_high)).Else(self.low[n].eq(whole), self.high[n].eq(whole)))

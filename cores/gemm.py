@@ -4,8 +4,8 @@
          ^ WBUF words          (shadow tile) ------------------^
 
 Throughput: one pixel a cycle: one activation word (k_lanes x n_lanes int8 MACs, twice that at W4), or with gemm_words = 2
-the words of two channel blocks where ``xk`` is odd. A step (one tile, or those of two blocks) of P output pixels takes
-max(P, n_lanes * tiles) cycles, and consecutive steps and descriptors follow without a gap. Latency: about 25 cycles
+the words of two channel blocks where ``xk`` is odd; with gemm_cycles = 2 one pixel in two cycles. A step (one tile, or those of
+two blocks) of P output pixels takes max(P * gemm_cycles, n_lanes * tile_passes * tiles) cycles, and consecutive steps and descriptors follow without a gap. Latency: about 25 cycles
 from an idle unit's descriptor to its first accumulator. The unit never stalls once a word is on its way.
 """
 
@@ -15,7 +15,7 @@ from operator import or_
 from migen import *
 
 from litediffusion.cores.accumulator import Accumulator
-from litediffusion.cores.array import LATENCY, DotArray
+from litediffusion.cores.array import DotArray, latency
 from litediffusion.cores.gemm_address import PixelWalker, TileFetcher, mac_layout
 from litediffusion.cores.isa import ERROR_CODE
 from litediffusion.cores.ports import DescriptorSink
@@ -52,13 +52,14 @@ class Gemm(Module):
 
         # # #
 
+        self.gemm_cycles = config.gemm_cycles
         self.sink    = DescriptorSink()
         self.flush   = Signal()
         self.stopped = Signal()     # by an error, until halt
         self.halted  = Signal()     # by halt, until the pipeline is empty
         fetcher = self.submodules.fetcher = ResetInserter()(TileFetcher(config))
         walker  = self.submodules.walker  = ResetInserter()(PixelWalker(config))
-        self.macs = [walker.mac] + [Record(mac_layout(config), name=f"array_mac{i}") for i in range(1, LATENCY)]
+        self.macs = [walker.mac] + [Record(mac_layout(config), name=f"array_mac{i}") for i in range(1, latency(config))]
         self.sync += [after.eq(before) for before, after in zip(self.macs, self.macs[1:])]
         array = self.submodules.array = DotArray(config, fetcher.row, self.macs)
         self.submodules.accumulator = Accumulator(config, array.low, array.high, post)
@@ -72,7 +73,7 @@ class Gemm(Module):
             *[to.eq(adr) for to, adr in zip(spm.adr, walker.adr)],
             *[word.eq(dat_r) for word, dat_r in zip(array.words, spm.dat_r)], array.swapped.eq(spm.swapped),
             *[to.eq(inside) for to, inside in zip(array.inside, walker.inside)],
-            array.xs.eq(walker.xs), array.first.eq(walker.first),
+            array.xs.eq(walker.xs), array.first.eq(walker.first), array.late.eq(walker.late),
             *[word.eq(mac) for word, mac in zip((self.accumulator.coming, self.accumulator.ask, self.accumulator.mac), self.macs[-3:])],
         ]
         self.add_completion()
@@ -99,7 +100,7 @@ class Gemm(Module):
             draining.eq(reduce(or_, (m.valid for m in words), self.walker.busy)),
             self.active.eq((waiting != 0) | draining),
             self.mac_words.eq(Mux(self.macs[1].valid, 1 + self.macs[1].double, 0)), self.mac_w4.eq(self.macs[1].w4),
-            self.stall.eq(self.active & ~self.macs[1].valid),
+            self.stall.eq(self.active & ~reduce(or_, [mac.valid for mac in self.macs[2 - self.gemm_cycles:2]])),
         ]
         self.sync += [
             waiting.eq(waiting + (self.sink.valid & self.sink.ready) - self.done),

@@ -10,7 +10,7 @@ The partner's tile is nky*nkx tiles further, its SPM word xk further, so that th
 if xk is odd. With an even xk, and for an odd last block, a tile goes alone.
 
 The fetcher runs one step (a tile or a pair) ahead, into the next descriptor too, so that a step of P pixels takes
-max(P, n_lanes a tile) cycles and steps follow each other without a gap.
+max(P, n_lanes * tile_passes a tile) cycles and steps follow each other without a gap.
 """
 
 from functools import reduce
@@ -19,6 +19,7 @@ from types import SimpleNamespace
 
 from migen import *
 
+from litediffusion.cores.arith import choose
 from litediffusion.cores.isa import FIELDS
 from litediffusion.cores.multiply import multiplier
 from litediffusion.cores.ports import DescriptorSink, descriptor_fields
@@ -100,12 +101,13 @@ class TileFetcher(Module):
     """Reads the weight tiles from WBUF into the shadow tile and describes each step to PixelWalker.
 
     Three stages (address, WBUF word, operand) advance together and wait while the shadow tile is full. A tile takes
-    n_lanes cycles; a descriptor is taken in the cycle of the last address of the one before.
+    n_lanes cycles, or a multiple if it is read in passes, the first parts of all its rows, then the next ones
+    (EngineConfig.tile_passes); a descriptor is taken in the cycle of the last address of the one before.
 
     ``tile_ready``: ``tile`` describes the next step, and its last row will be in ``shadow`` START_LEAD cycles from
     now; it falls with ``take``. ``swap``: the array copies ``shadow`` at the end of this cycle.
-    ``row``: a row of the shadow tile (of its ``lane``; ``second``: of the partner's tile, a register for each half of the lanes),
-    stored operands (``unstore``).
+    ``row``: a row of the shadow tile, or part of one (of its ``lane``; ``part``: which of the step's tiles or passes, a
+    register for each half of the lanes), stored operands (``unstore``).
     """
 
     def __init__(self, config):
@@ -117,15 +119,17 @@ class TileFetcher(Module):
         self.tile_ready = Signal()
         self.take  = Signal()
         self.swap  = Signal()
-        self.row = Record([("write", 1), ("lane", bits_for(config.n_lanes - 1)), ("second", 2),
-                           ("data", config.k_lanes * STORED_BITS)], name="row")
+        self.part_bits = bits_for(max(1, config.tile_passes - 1))
+        self.row = Record([("write", 1), ("lane", bits_for(config.n_lanes - 1)), ("part", 2 * self.part_bits),
+                           ("data", config.k_lanes // config.tile_passes * STORED_BITS)], name="row")
 
         # # #
 
         self.config  = config
         self.busy    = Signal()
         self.lane    = Signal(max=config.n_lanes)
-        self.second  = Signal()         # the partner's tile
+        self.part    = Signal(self.part_bits)       # 1: the partner's tile; or the number of the pass
+        self.is_last = Signal()         # no other tile or pass follows in the step
         self.advance = Signal()
         self.walk    = registers(WALK_FIELDS)
         # Iterations after this one; that there are none is a register too, because much depends on it.
@@ -136,8 +140,8 @@ class TileFetcher(Module):
         self.group   = Signal(16, reset_less=True)      # first WBUF word of its group
         lane_end, step_end = Signal(), Signal()
         self.comb += [
-            lane_end.eq(self.lane == config.n_lanes - 1),
-            step_end.eq(lane_end & (self.second | ~self.current.double)),
+            self.is_last.eq(self.part == config.tile_passes - 1 if config.tile_passes > 1 else self.part[0] | ~self.current.double),
+            lane_end.eq(self.lane == config.n_lanes - 1), step_end.eq(lane_end & self.is_last),
             sink.ready.eq(self.advance & (~self.busy | (step_end & self.current.last))),
             self.adr.eq(self.word + self.lane),
             self.re.eq(self.advance),
@@ -211,10 +215,10 @@ class TileFetcher(Module):
             If(end["nky"], *block).Else(*advance["nky"], t.iy.eq(t.iy + 1)),
         ]
         step = [
-            self.second.eq(0), t.overwrite.eq(0), self.word.eq(self.word + Mux(double, self.back, w.wts)),
+            self.part.eq(0), t.overwrite.eq(0), self.word.eq(self.word + Mux(double, self.back, w.wts)),
             If(end["nkx"], *row).Else(*advance["nkx"], t.ix.eq(t.ix + 1)),
         ]
-        return [If(double & ~self.second, self.second.eq(1), self.word.eq(self.word + self.ahead)).Else(*step)]
+        return [If(~self.is_last, self.part.eq(self.part + 1), self.word.eq(self.word + self.ahead)).Else(*step)]
 
     def add_limits(self):
         """Ends of the loops; a tile with a word outside WBUF is an error."""
@@ -228,13 +232,16 @@ class TileFetcher(Module):
     def add_operands(self):
         """WBUF word -> operands -> shadow tile."""
         config, n = self.config, self.config.n_lanes
-        place    = [("lane", bits_for(n - 1)), ("second", 1)]
+        place    = [("lane", bits_for(n - 1)), ("part", self.part_bits)]
         fetched  = Record([("valid", 1), ("w4", 1), ("last", 1), *place], name="fetched")     # last: of the step's tiles
         operand  = Record([("valid", 1), ("first", 1), ("ready", 1), *place], name="operand")
-        operands = [Signal(STORED_BITS, name=f"operand_{k}", reset_less=True) for k in range(config.k_lanes)]
+        operands = [Signal(STORED_BITS, name=f"operand_{k}", reset_less=True) for k in range(config.k_lanes // config.tile_passes)]
         # ``first``: the first row of a step; ``ready``: the one that is START_LEAD rows from its tile's end. Registers, because
         # all of the fetcher waits for them.
-        full, write, again = Signal(), Signal(), Signal(reset=1)        # again: operand.second, which synthesis would merge with an equal one
+        full, write = Signal(), Signal()
+        again = Signal(self.part_bits, reset=1)     # operand.part, which synthesis would merge with an equal one
+        bytes_ = [self.dat_r[at:at + 8] for at in range(0, config.word_bits, 8)]
+        bytes_ = [choose(fetched.part, bytes_[k::len(operands)]) for k in range(len(operands))]
         self.comb += [
             self.advance.eq(~(operand.first & full & ~self.swap)),
             write.eq(operand.valid & self.advance),
@@ -242,22 +249,22 @@ class TileFetcher(Module):
         self.sync += [
             If(self.advance,
                 fetched.valid.eq(self.busy), fetched.w4.eq(self.current.w4),
-                fetched.lane.eq(self.lane), fetched.second.eq(self.second), fetched.last.eq(self.second | ~self.current.double),
-                operand.valid.eq(fetched.valid), operand.lane.eq(fetched.lane), operand.second.eq(fetched.second),
-                again.eq(fetched.second),
-                operand.first.eq(fetched.valid & (fetched.lane == 0) & ~fetched.second),
+                fetched.lane.eq(self.lane), fetched.part.eq(self.part), fetched.last.eq(self.is_last),
+                operand.valid.eq(fetched.valid), operand.lane.eq(fetched.lane), operand.part.eq(fetched.part),
+                again.eq(fetched.part),
+                operand.first.eq(fetched.valid & (fetched.lane == 0) & (fetched.part == 0)),
                 operand.ready.eq(fetched.valid & fetched.last & (fetched.lane == n - 1 - START_LEAD)),
             ),
             If(self.advance & fetched.valid,
-                *[o.eq(pack(self.dat_r[8 * k:8 * k + 8], fetched.w4)) for k, o in enumerate(operands)]),
+                *[o.eq(pack(byte, fetched.w4)) for o, byte in zip(operands, bytes_)]),
             If(self.swap, full.eq(0)),
             If(self.take, self.tile_ready.eq(0)),
             If(operand.first & self.advance, full.eq(1), self.tile.eq(self.current)),
             # The partner's address comes when ``tile`` describes its pair already.
-            If(self.advance & self.busy & self.second & self.current.error, self.tile.error.eq(1)),
+            If(self.advance & self.busy & (self.part != 0) & self.current.error, self.tile.error.eq(1)),
             If(operand.ready & self.advance, self.tile_ready.eq(1)),
         ]
-        self.comb += [self.row.write.eq(write), self.row.lane.eq(operand.lane), self.row.second.eq(Cat(operand.second, again)),
+        self.comb += [self.row.write.eq(write), self.row.lane.eq(operand.lane), self.row.part.eq(Cat(operand.part, again)),
                       self.row.data.eq(Cat(*operands))]
 
 
@@ -274,10 +281,11 @@ def unstore(stored):
 
 
 class PixelWalker(Module):
-    """Walks the output pixels of the steps: one pixel a cycle, consecutive steps without a gap.
+    """Walks the output pixels of the steps: one pixel in gemm_cycles cycles, consecutive steps without a gap.
 
     ``adr`` goes to SPM three cycles after the pixel's coordinates; the words are there two cycles later, together with
-    ``mac`` and the signals below. A step waits MIN_REUSE cycles if it would read an accumulator entry too early.
+    ``mac`` and the signals below, and stay for gemm_cycles cycles; ``mac`` is valid in the last one. A step waits MIN_REUSE cycles
+    if it would read an accumulator entry too early.
     """
 
     def __init__(self, config):
@@ -286,7 +294,8 @@ class PixelWalker(Module):
         self.take  = Signal()
         self.adr   = [Signal(max=config.spm_words, name=f"adr{word}") for word in range(config.gemm_words)]
         self.mac   = Record(mac_layout(config))
-        self.first = Signal()       # the words are the first of their step
+        self.first = Signal()       # the words are the first of their step, in their first cycle
+        self.late  = Signal()       # the second cycle of the words
         self.inside = [Signal(name=f"inside_word{word}") for word in range(config.gemm_words)]  # 0: counts as zero
         self.xs    = Signal()
         self.busy  = Signal()       # words on their way to SPM
@@ -295,6 +304,8 @@ class PixelWalker(Module):
 
         self.config = config
         self.valid  = Signal()
+        self.second = Signal()      # cycle of the pixel
+        self.move   = Signal()      # the pixel's last cycle
         self.start  = Signal(reset_less=True)
         self.pixel  = Record(tile_layout(), name="pixel", reset_less=True)      # iy, ix and entry move
         self.ix0    = Signal((COORD_BITS, True), reset_less=True)
@@ -304,12 +315,16 @@ class PixelWalker(Module):
         row = lambda tile: [left_x.eq(tile.nox - 1), self.end_x.eq(tile.nox == 1)]
         next_row = [*row(p), p.ix.eq(self.ix0), left_y.eq(left_y - 1), self.end_y.eq(left_y == 1), p.iy.eq(p.iy + step)]
         self.comb += [
-            self.take.eq(self.tile_ready & ~self.reuse() & (~self.valid | (self.end_x & self.end_y))),
+            self.take.eq(self.tile_ready & ~self.reuse() & (~self.valid | (self.move & self.end_x & self.end_y))),
+            self.move.eq(self.second if config.gemm_cycles == 2 else 1),
         ]
         self.sync += [
-            self.start.eq(0), p.entry.eq(p.entry + 1),
-            If(self.end_x, *next_row).Else(left_x.eq(left_x - 1), self.end_x.eq(left_x == 1), p.ix.eq(p.ix + step)),
-            If(self.end_x & self.end_y, self.valid.eq(0)),
+            self.second.eq(self.valid & ~self.second),
+            If(self.move,
+                self.start.eq(0), p.entry.eq(p.entry + 1),
+                If(self.end_x, *next_row).Else(left_x.eq(left_x - 1), self.end_x.eq(left_x == 1), p.ix.eq(p.ix + step)),
+                If(self.end_x & self.end_y, self.valid.eq(0)),
+            ),
             If(self.take, self.valid.eq(1), self.start.eq(1), *row(self.tile), left_y.eq(self.tile.noy - 1),
                 self.end_y.eq(self.tile.noy == 1), self.ix0.eq(self.tile.ix), p.eq(self.tile)),
         ]
@@ -340,9 +355,11 @@ class PixelWalker(Module):
         starts = [Signal(name=f"start{i}") for i in range(4)] + [self.first]
         inside = [Signal(name=f"inside{i}", reset_less=True) for i in range(4)]
         xss    = [Signal(name=f"xs{i}", reset_less=True) for i in range(4)] + [self.xs]
+        lates  = [Signal(name=f"late{i}", reset_less=True) for i in range(4)] + [self.late]
         spm_error, line = Signal(), Signal((13, True), reset_less=True)
         width, place, ahead = [Signal(bits, reset_less=True, name=n) for bits, n in ((len(p.xw), "width"), (16, "place"), (16, "ahead"))]
         outside = [address >= config.spm_words for address in addresses]
+        late = self.second if config.gemm_cycles == 2 else 0
         self.comb += [
             first.eq(row + column), *[a.eq(b) for a, b in zip(self.adr, addresses)],
             spm_error.eq(inside[2] & reduce(or_, [outside[0], *[macs[2].double & o for o in outside[1:]]])),
@@ -352,7 +369,7 @@ class PixelWalker(Module):
             row.eq(multiplier(self, line, width, config.lut_multipliers)), column.eq(place), xk.eq(ahead),
             *[address.eq(value) for address, value in zip(addresses, (first, first + xk))],
             inside[0].eq((p.iy >= 0) & (p.iy < p.h) & (p.ix >= 0) & (p.ix < p.w)),
-            macs[0].valid.eq(self.valid), starts[0].eq(self.valid & self.start), xss[0].eq(p.xs),
+            macs[0].valid.eq(self.valid & self.move), starts[0].eq(self.valid & self.start & ~late), xss[0].eq(p.xs), lates[0].eq(late),
             macs[0].double.eq(p.double),
             macs[0].entry.eq(p.entry), macs[0].overwrite.eq(p.overwrite), macs[0].w4.eq(p.w4),
             macs[0].last.eq(p.last & self.end_x & self.end_y),
@@ -360,6 +377,6 @@ class PixelWalker(Module):
             *[word.eq(inside[3] & counts) for word, counts in zip(self.inside, (1, macs[3].double))],
         ]
         self.comb += self.busy.eq(reduce(or_, (mac.valid for mac in macs[:-1]), self.valid))
-        for chain in (macs, starts, inside, xss):
+        for chain in (macs, starts, inside, xss, lates):
             self.sync += [after.eq(before) for before, after in zip(chain, chain[1:])]
         self.sync += If(spm_error, macs[3].error.eq(1))

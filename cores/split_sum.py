@@ -29,7 +29,7 @@ class Part:
         self.carry = Signal(name=f"carry_{name}", reset_less=True)
 
     def assign(self, other):
-        """Statements that copy another term of the same size."""
+        """Statements that copy another term, sign-extended or without its highest bits."""
         return [self.low.eq(other.low), self.high.eq(other.high), self.carry.eq(other.carry)]
 
 

@@ -6,7 +6,7 @@ from litex.gen import LiteXModule
 from litex.soc.integration.soc import SoCRegion
 from litex.soc.integration.soc_core import SoCCore
 from litex.soc.interconnect import wishbone
-from liteeth.common import convert_ip, ethernet_type_ip, icmp_protocol
+from liteeth.common import convert_ip
 
 from litediffusion.cores.config import PRESETS
 from litediffusion.soc import mailbox, memory_map
@@ -14,27 +14,17 @@ from litediffusion.soc.appliance import Appliance
 from litediffusion.soc.bulk import Bulk
 from litediffusion.soc.bulk_protocol import UDP_PORT as BULK_PORT
 from litediffusion.soc.mailbox_control import MailboxControl
-from litediffusion.soc.pipeline import PortBuffer, TimeoutRegister, slice_master, slice_slave
+from litediffusion.soc.network import add_network
+from litediffusion.soc.pipeline import TimeoutRegister, slice_slave
 from litediffusion.soc.port_merge import PortMerge
 from litediffusion.soc.port_slice import PortSlice
 
+CPU_VARIANTS = ("lite", "minimal")
 ROM_BYTES = 0x10000
 SRAM_BYTES = 0x4000
 BUS_TIMEOUT = 4096       # cycles; an access outside the map answers with an error instead of stalling a million cycles
-ETHERBONE_WORDS = 256    # a record of the longest packet; LiteX's default of 16 hangs on longer bursts
-UDP_PORT = 1234
 DEVICE_IP = "192.168.1.50"
 DEVICE_MAC = 0x10E2D5000000
-
-
-class PacketFIFOFix(LiteXModule):
-    """LiteX's PacketFIFO takes a packet's parameters again in every cycle that its last word waits for a full FIFO,
-    and hangs. Only packets in close succession get so far. Add this after the module that holds the ``fifos``: the
-    later assignment wins."""
-
-    def __init__(self, fifos):
-        self.comb += [fifo.param_fifo.sink.valid.eq(fifo.sink.valid & fifo.sink.last & fifo.payload_fifo.sink.ready)
-                      for fifo in fifos]
 
 
 class DiffusionSoC(Appliance, SoCCore):
@@ -47,19 +37,20 @@ class DiffusionSoC(Appliance, SoCCore):
     config                   EngineConfig
     main_ram_size            bytes of DRAM on the bus (None: all of it)
     window_size              bytes of DRAM that the engine may use
-    eth_data_width           width of the Ethernet core's data path: 8, or 32 (in the system clock domain)
-    with_bulk                the bulk transfer beside Etherbone (soc/bulk.py); None: where there is Ethernet, 32 bits wide
+    cpu_variant              VexRiscv's: "lite", or "minimal" (no instruction cache, no multiplier) where cells are scarce
+    with_ping                the Ethernet core answers ICMP echo requests
+    with_bulk                the bulk transfer beside Etherbone (soc/bulk.py); None: where there is Ethernet
     lease_cycles             cycles after which an unrenewed claim lapses (None: mailbox.LEASE_SECONDS)
 
-    The CPU is the ``lite`` VexRiscv: no data cache, and no L2 cache follows it, so CPU, host and engine always see the
+    The CPU is a VexRiscv without data cache, and no L2 cache follows it, so CPU, host and engine always see the
     same DRAM without a flush. The firmware needs neither: it never touches tensors. It is run from ROM and SRAM.
     """
 
     def __init__(self, platform, sys_clk_freq, *, sdram_phy, sdram_module, eth_phy=None,
-                 config=PRESETS["ecpix5"], main_ram_size=None, window_size=memory_map.WINDOW_SIZE, eth_data_width=8,
-                 device_ip=DEVICE_IP, device_mac=DEVICE_MAC, lease_cycles=None, with_bulk=None, with_engine=True, ident="litediffusion", **kwargs):
+                 config=PRESETS["ecpix5"], main_ram_size=None, window_size=memory_map.WINDOW_SIZE, cpu_variant="lite",
+                 device_ip=DEVICE_IP, device_mac=DEVICE_MAC, lease_cycles=None, with_ping=True, with_bulk=None, with_engine=True, ident="litediffusion", **kwargs):
         SoCCore.__init__(self, platform, sys_clk_freq, ident=f"{ident} {config.name}", cpu_type="vexriscv",
-                         cpu_variant="lite", integrated_rom_size=ROM_BYTES, integrated_rom_init=[0x6F],
+                         cpu_variant=cpu_variant, integrated_rom_size=ROM_BYTES, integrated_rom_init=[0x6F],
                          integrated_sram_size=SRAM_BYTES, bus_timeout=BUS_TIMEOUT, timer_uptime=True, **kwargs)
         self.engine_config, self.window_size = config, window_size
         # liblitedram looks for the CSRs of a PHY to be trained under this name.
@@ -69,11 +60,10 @@ class DiffusionSoC(Appliance, SoCCore):
         self._check_window()
         if eth_phy is not None:
             self.ethphy = eth_phy
-            self.add_network(eth_phy, device_ip, device_mac, eth_data_width)
-        bulk_fits = eth_phy is not None and eth_data_width == 32
-        if with_bulk and not bulk_fits:
-            raise ValueError(f"the bulk transfer needs Ethernet with a data path of 32 bits, not {eth_data_width if eth_phy else 'none'}")
-        if bulk_fits and with_bulk is not False:
+            add_network(self, eth_phy, device_ip, device_mac, with_ping)
+        elif with_bulk:
+            raise ValueError("the bulk transfer needs Ethernet: give the SoC an eth_phy, or leave with_bulk out")
+        if eth_phy is not None and with_bulk is not False:
             self.add_bulk(device_ip)
         self.add_mailbox(lease_cycles or int(mailbox.LEASE_SECONDS * sys_clk_freq))
         if with_engine:
@@ -84,18 +74,6 @@ class DiffusionSoC(Appliance, SoCCore):
         if memory_map.WINDOW_OFFSET + self.window_size > size:
             raise ValueError(f"a window of {self.window_size:#x} bytes from {memory_map.WINDOW_OFFSET:#x} does not fit in "
                              f"{size:#x} bytes of DRAM: choose a smaller window_size")
-
-    def add_network(self, phy, ip_address, mac_address, data_width):
-        """Etherbone: the host's way to the bus."""
-        self.add_etherbone(phy=phy, ip_address=ip_address, mac_address=mac_address, udp_port=UDP_PORT,
-                           buffer_depth=ETHERBONE_WORDS, data_width=data_width)
-        record = self.etherbone.record
-        self.etherbone_fix = PacketFIFOFix([record.receiver.fifo, record.sender.fifo])
-        slice_master(self, "etherbone")
-        core = self.ethcore_etherbone
-        self.ip_buffer = PortBuffer(core.mac.crossbar, ethernet_type_ip, receive=("valid", "ready"), send=("ready",))
-        self.icmp_buffer = PortBuffer(core.ip.crossbar, icmp_protocol, receive=("valid", "ready"), send=("valid", "ready"))
-        self.etherbone_buffer = PortBuffer(core.udp.crossbar, UDP_PORT, receive=("ready",), send=("valid", "ready"))
 
     def add_bulk(self, ip_address):
         """The bulk transfer on a DRAM port of its own. The host finds it by the register and the constants."""

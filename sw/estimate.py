@@ -35,8 +35,8 @@ class Events:
         elif op == "GEMM":
             pixels, tiles = d["noy"] * d["nox"], d["ng"] * d["nkb"] * d["nky"] * d["nkx"]
             self.macs += tiles * pixels * config.k_lanes * config.n_lanes * (2 if d["w4"] else 1)
-            # An activation word, and the accumulators of n_lanes channels (two words) read and written; the tile once.
-            self.sram_words += tiles * (5 * pixels + config.n_lanes)
+            # An activation word, and the accumulators of n_lanes channels (two words) read and written; the tile.
+            self.sram_words += tiles * (5 * pixels + config.tile_passes * config.n_lanes)
         elif op == "POST":
             self.sram_words += 2 * d["n0"] * d["n1"] * d["n2"]
 

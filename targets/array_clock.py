@@ -14,7 +14,7 @@ def add_array_clock(crg, sys_clk_freq):
 
     The domain has no reset: the array holds no state that outlives a word. Its edges may come before the system
     clock's by up to a quarter of a system period (a divider between PLL and system clock does that on DDR3 boards):
-    every crossing in ``cores/array.py`` has half a system period.
+    the crossings in ``cores/array.py`` have three quarters of a system period into it, and half of one back (targets/report.py).
     """
     crg.cd_array = ClockDomain(reset_less=True)
     crg.pll.create_clkout(crg.cd_array, 2 * sys_clk_freq, with_reset=False)

@@ -17,8 +17,7 @@ from litediffusion.targets.analyzer import CSV as ANALYZER_CSV
 from litediffusion.targets.analyzer import add_analyzer
 from litediffusion.targets.floorplan import place_array
 
-# Once the array's multipliers have their places, this placer leaves less wire and fewer long paths than the static one.
-PLACE_AND_ROUTE = "--placer heap --router router2"
+PLACE_AND_ROUTE = "--router router2 --detailed-timing-report"
 PARALLEL = "--parallel-refine"      # better results, a little different each time; yowasp's build does not have it
 
 # LiteX's options for a SoC that a board leaves open. DiffusionSoC fixes the others: they are refused when given.
@@ -35,6 +34,7 @@ class BoardSoC(DiffusionSoC):
     UART               defaults of SOC_OPTIONS
     PRESET             default engine configuration
     SEED               nextpnr's seed, of a run that met the clock
+    PLACER             nextpnr's placer: "heap" leaves fewer long paths, "static" a tenth less wire, for a chip that is nearly full
     LANES              places of the array's lanes, other than the device's floorplan has them (targets/floorplan.py)
     ENGINE             what the board changes in the preset; programs must not notice (EngineConfig.hash)
 
@@ -46,6 +46,7 @@ class BoardSoC(DiffusionSoC):
     UART = {}
     PRESET = "ecpix5"
     SEED = 1
+    PLACER = "heap"
     LANES = ()
     ENGINE = {}
 
@@ -122,7 +123,7 @@ def build(soc, builder, options):
         return None
     path, tools = os.environ["PATH"], ecp5_tools.Tools(output_dir)
     refinement = f"{PARALLEL} " if tools.knows("nextpnr-ecp5", PARALLEL) else ""
-    soc.platform.toolchain._pnr_opts += f"{PLACE_AND_ROUTE} {refinement}--report {report.NEXTPNR_REPORT} "
+    soc.platform.toolchain._pnr_opts += f"--placer {soc.PLACER} {PLACE_AND_ROUTE} {refinement}--report {report.NEXTPNR_REPORT} "
     os.environ["PATH"] = tools.path(path)
     print(f"synthesis, place and route take ten minutes or more; their log is {output_dir / 'build.log'}", flush=True)
     try:
@@ -137,8 +138,12 @@ def run_target(soc_class, argv=None):
     parser = make_parser(soc_class)
     args = parser.parse_args(argv)
     options = {name: getattr(args, name) for name in soc_class.OPTIONS}
-    soc = soc_class(sys_clk_freq=args.sys_clk_freq, config=engine_config(soc_class, args.preset, args.with_trace), toolchain=args.toolchain,
-                    with_analyzer=args.with_analyzer, **options, **soc_arguments(parser, args))
+    try:
+        config = engine_config(soc_class, args.preset, args.with_trace)
+    except ValueError as error:
+        parser.error(f"--preset {args.preset}: {error}")
+    soc = soc_class(sys_clk_freq=args.sys_clk_freq, config=config, toolchain=args.toolchain, with_analyzer=args.with_analyzer,
+                    **options, **soc_arguments(parser, args))
     builder = BoardBuilder(soc, **parser.builder_argdict)
     if args.build:
         made = build(soc, builder, parser.toolchain_argdict)

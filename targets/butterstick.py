@@ -32,7 +32,7 @@ class ButterStickSoC(BoardSoC):
         self.comb += [self.crg.stop.eq(phy.init.stop), self.crg.reset.eq(phy.init.reset)]
         eth_phy = LiteEthPHYRGMII(platform.request("eth_clocks"), platform.request("eth"), rx_delay=0)
         BoardSoC.__init__(self, platform, sys_clk_freq, sdram_phy=phy, sdram_module=ddr3.chip(sdram_device)(sys_clk_freq, "1:2"),
-                          eth_phy=eth_phy, eth_data_width=32, **{**self.UART, **kwargs})
+                          eth_phy=eth_phy, **{**self.UART, **kwargs})
 
 
 if __name__ == "__main__":

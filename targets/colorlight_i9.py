@@ -21,12 +21,13 @@ class ColorlightI9SoC(BoardSoC):
     MODEL = "i9"
     PLATFORM = colorlight_i5.Platform
     SYS_CLK_FREQ = 50e6
+    PLACER = "static"
     OPTIONS = {
         "revision": ("7.2", ["7.2"], "Board revision."),
         "sdram_rate": ("1:1", ["1:1", "1:2"], "SDRAM clock: the system clock's (1:1) or twice it (1:2)."),
     }
     PRESET = "colorlight"
-    ENGINE = {**ECP5_ENGINE, "lut_multipliers": True}       # a 45F has 72 multipliers
+    ENGINE = {**ECP5_ENGINE, "gemm_cycles": 2}      # half an array: a whole one takes the wires that the rest needs
 
     def __init__(self, revision=None, sdram_rate="1:1", sys_clk_freq=SYS_CLK_FREQ, toolchain="trellis", **kwargs):
         platform = self.PLATFORM(board=self.MODEL, revision=revision or self.OPTIONS["revision"][0], toolchain=toolchain)
@@ -35,8 +36,8 @@ class ColorlightI9SoC(BoardSoC):
         phy = sdr_phy(platform.request("sdram"), sys_clk_freq, sdram_rate)
         eth_phy = LiteEthPHYRGMII(platform.request("eth_clocks", 0), platform.request("eth", 0), tx_delay=0)
         BoardSoC.__init__(self, platform, sys_clk_freq, sdram_phy=phy, sdram_module=M12L64322A(sys_clk_freq, sdram_rate),
-                          window_size=DRAM_BYTES - memory_map.WINDOW_OFFSET, eth_phy=eth_phy, eth_data_width=32,
-                          **{"with_bulk": False, **kwargs})        # the 45F is full
+                          window_size=DRAM_BYTES - memory_map.WINDOW_OFFSET, eth_phy=eth_phy,
+                          **{"cpu_variant": "minimal", "with_ping": False, "with_bulk": False, **kwargs})     # the 45F is full
 
 
 if __name__ == "__main__":

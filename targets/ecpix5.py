@@ -37,7 +37,7 @@ class ECPIX5SoC(BoardSoC):
         self.comb += [self.crg.stop.eq(phy.init.stop), self.crg.reset.eq(phy.init.reset)]
         eth_phy = LiteEthPHYRGMII(platform.request("eth_clocks"), platform.request("eth"), rx_delay=0)
         BoardSoC.__init__(self, platform, sys_clk_freq, sdram_phy=phy, sdram_module=MT41K256M16(sys_clk_freq, "1:2"),
-                          eth_phy=eth_phy, eth_data_width=32, **kwargs)
+                          eth_phy=eth_phy, **kwargs)
         if card == "yes":
             self.add_card_pins()
             self.add_card()

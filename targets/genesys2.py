@@ -27,7 +27,7 @@ class Genesys2SoC(BoardSoC):
         phy = s7ddrphy.K7DDRPHY(platform.request("ddram"), memtype="DDR3", nphases=4, sys_clk_freq=sys_clk_freq)
         eth_phy = LiteEthPHYRGMII(platform.request("eth_clocks"), platform.request("eth"))
         BoardSoC.__init__(self, platform, sys_clk_freq, sdram_phy=phy, sdram_module=ddr3.chip("MT41J256M16")(sys_clk_freq, "1:4"),
-                          eth_phy=eth_phy, eth_data_width=32, **kwargs)
+                          eth_phy=eth_phy, **kwargs)
 
 
 if __name__ == "__main__":

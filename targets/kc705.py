@@ -50,7 +50,7 @@ class KC705SoC(BoardSoC):
         phy = s7ddrphy.K7DDRPHY(platform.request("ddram"), memtype="DDR3", nphases=4, sys_clk_freq=sys_clk_freq)
         eth_phy = LiteEthPHY(platform.request("eth_clocks"), platform.request("eth"), clk_freq=sys_clk_freq)
         BoardSoC.__init__(self, platform, sys_clk_freq, sdram_phy=phy, sdram_module=MT8JTF12864(sys_clk_freq, "1:4"),
-                          eth_phy=eth_phy, eth_data_width=32, **kwargs)
+                          eth_phy=eth_phy, **kwargs)
 
 
 if __name__ == "__main__":

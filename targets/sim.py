@@ -43,7 +43,7 @@ class SimFiles:
     contents: Path         # folder of the *.init files that the executable reads from its working directory
 
 
-def build_sim(build_dir=DEFAULT_BUILD_DIR, preset="ecpix5"):
+def build_sim(build_dir=DEFAULT_BUILD_DIR, preset="ecpix5", cpu_variant="lite"):
     """Generate, verilate and compile what changed since the last call; returns SimFiles.
 
     The first call takes one to two minutes, one without changes well under a second. Raises VerilatorError,
@@ -54,33 +54,33 @@ def build_sim(build_dir=DEFAULT_BUILD_DIR, preset="ecpix5"):
     build_dir = Path(build_dir).resolve()
     build_dir.mkdir(parents=True, exist_ok=True)
     with verilator.locked(build_dir / ".sim.lock"):
-        verilog = _generate(build_dir, preset)
+        verilog = _generate(build_dir, preset, cpu_variant)
         firmware = build_firmware(build_dir, preset)
         executable = verilator.build(verilog, sorted(SIM_SOURCES.glob("*.cpp")), build_dir / "verilator", "sim",
                                      include=[SIM_SOURCES])
     return SimFiles(executable, firmware, build_dir / "csr.csv", build_dir / "gateware")
 
 
-def _generate(build_dir, preset):
+def _generate(build_dir, preset, cpu_variant):
     """Verilog, headers and libraries of the SoC; returns the Verilog files. Cached by the gateware's sources."""
     stamp = build_dir / "gateware.json"
-    key = _gateware_key(preset)
+    key = _gateware_key(preset, cpu_variant)
     if stamp.exists() and (saved := json.loads(stamp.read_text()))["key"] == key:
         return saved["verilog"]
     from litediffusion.soc.software import SoCBuilder, quiet
     from litediffusion.targets.sim_soc import SimSoC
 
     with quiet(build_dir / "gateware.log"):
-        soc = SimSoC(config=PRESETS[preset])
+        soc = SimSoC(config=PRESETS[preset], cpu_variant=cpu_variant)
     SoCBuilder(soc, build_dir).build()
     verilog = soc.platform.verilog_files
     stamp.write_text(json.dumps({"key": key, "verilog": verilog}))
     return verilog
 
 
-def _gateware_key(preset):
+def _gateware_key(*options):
     """Identity of everything that the generated SoC depends on. Golden models are no part of it."""
-    h = hashlib.sha256(f"{preset} {PACKAGE} {[version(p) for p in ('migen', 'litex', 'litedram', 'liteeth')]}".encode())
+    h = hashlib.sha256(f"{options} {PACKAGE} {[version(p) for p in ('migen', 'litex', 'litedram', 'liteeth')]}".encode())
     folders = ("cores", "soc", "targets")
     sources = (p for folder in folders for p in (PACKAGE / folder).glob("*.py") if not p.stem.endswith("_model"))
     for path in sorted(sources):
@@ -102,7 +102,7 @@ def prepare_run_dir(files, run_dir):
 class SimServer:
     """A running simulation with litex_server in front of it; a context manager.
 
-    build_dir, preset   as in build_sim, which is called first
+    build_dir, preset, cpu_variant   as in build_sim, which is called first
     port                TCP port of litex_server (0: any free one)
     start_timeout_s     longest wait until the firmware answers through litex_server
 
@@ -113,8 +113,8 @@ class SimServer:
 
     host = "127.0.0.1"
 
-    def __init__(self, build_dir=DEFAULT_BUILD_DIR, preset="ecpix5", port=0, start_timeout_s=60):
-        self._files = build_sim(build_dir, preset)
+    def __init__(self, build_dir=DEFAULT_BUILD_DIR, preset="ecpix5", port=0, start_timeout_s=60, cpu_variant="lite"):
+        self._files = build_sim(build_dir, preset, cpu_variant)
         self.csr_csv, self.port, self.udp_port = self._files.csr_csv, port, None
         self.bulk_port = None
         self._timeout = start_timeout_s
@@ -220,14 +220,17 @@ def _free_tcp_port():
 
 
 def main():
+    from litediffusion.soc.diffusion_soc import CPU_VARIANTS
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=UDP_PORT, help="UDP port of Etherbone; the bulk transfer takes the next (0: any free ones)")
     parser.add_argument("--build-dir", default=DEFAULT_BUILD_DIR, help="folder of the generated files")
     parser.add_argument("--preset", default="ecpix5", choices=sorted(PRESETS), help="engine configuration")
+    parser.add_argument("--cpu-variant", default="lite", choices=CPU_VARIANTS, help="VexRiscv's; the Colorlight boards have the minimal one")
     parser.add_argument("--no-run", action="store_true", help="only build")
     args = parser.parse_args()
     try:
-        files = build_sim(args.build_dir, args.preset)
+        files = build_sim(args.build_dir, args.preset, args.cpu_variant)
     except RuntimeError as error:
         sys.exit(f"error: {error}")
     if args.no_run:

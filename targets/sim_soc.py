@@ -16,11 +16,11 @@ from litediffusion.cores.config import PRESETS
 from litediffusion.soc import memory_map
 from litediffusion.soc.mailbox import LEASE_CYCLES_SIM
 from litediffusion.soc.diffusion_soc import DiffusionSoC
+from litediffusion.soc.network import ETHERNET_BITS
 from litediffusion.targets.ecpix5_dram import NPHASES, DRAMModel, MT41K256M16, phy_settings
 
 SYS_CLK_FREQ = 75e6
 MAIN_RAM_BYTES = 1 << (memory_map.WINDOW_OFFSET + memory_map.WINDOW_SIZE - 1).bit_length()
-ETH_WIDTH = 32
 MEMTEST_BYTES = 4096
 KEYS = 3
 
@@ -39,7 +39,7 @@ _io = [
     ("keys", 0, Pins(KEYS)),
     ("video", 0, Subsignal("clk", Pins(1)), *(Subsignal(name, Pins(1)) for name in ("de", "hsync", "vsync")),
      *(Subsignal(name, Pins(8)) for name in "rgb")),
-    ("eth", 0, *_stream_pins(ETH_WIDTH, [("last", 1), ("last_be", ETH_WIDTH // 8)])),
+    ("eth", 0, *_stream_pins(ETHERNET_BITS, [("last", 1), ("last_be", ETHERNET_BITS // 8)])),
 ]
 
 
@@ -68,7 +68,7 @@ class EthPHY(LiteXModule):
     Unlike a real one it can hold the sender off (``sink_ready``), so frames are never lost in front of the MAC.
     """
 
-    dw = ETH_WIDTH
+    dw = ETHERNET_BITS
     model = True
     with_preamble_crc = False
     with_padding = False
@@ -107,7 +107,7 @@ class SimSoC(DiffusionSoC):
         DiffusionSoC.__init__(
             self, platform, SYS_CLK_FREQ, config=config, sdram_phy=DRAMModel(module, settings, MAIN_RAM_BYTES),
             sdram_module=module, eth_phy=eth_phy, main_ram_size=MAIN_RAM_BYTES,
-            eth_data_width=ETH_WIDTH, lease_cycles=LEASE_CYCLES_SIM, uart_name="sim", **kwargs)
+            lease_cycles=LEASE_CYCLES_SIM, uart_name="sim", **kwargs)
         self.add_network_clock(eth_phy)
         self.add_appliance()
         # The DRAM's self-test at start-up covers 2 MiB on boards: minutes of simulation.

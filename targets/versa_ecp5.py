@@ -33,7 +33,7 @@ class VersaECP5SoC(BoardSoC):
         port = int(eth_port)
         eth_phy = LiteEthPHYRGMII(platform.request("eth_clocks", port), platform.request("eth", port), tx_delay=0, rx_delay=0)
         BoardSoC.__init__(self, platform, sys_clk_freq, sdram_phy=phy, sdram_module=ddr3.chip("MT41K64M16")(sys_clk_freq, "1:2"),
-                          eth_phy=eth_phy, eth_data_width=32, **kwargs)
+                          eth_phy=eth_phy, **kwargs)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from litediffusion.cores.config import PRESETS
+from litediffusion.cores.machine import Machine
 from litediffusion.sw.cli.bench import LAYERS, compile_bench
 from litediffusion.sw.cli.main import app
-from litediffusion.cores.machine import Machine
+from litediffusion.sw.cli.selftest import performance_layers
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,13 @@ def test_devices():
 def test_selftest():
     report = run_json("selftest", "--device", "rtl", "--programs", 2)
     assert report["passed"] and all(p["bytes_compared"] > 100_000 for p in report["programs"])
+
+
+@pytest.mark.parametrize("config", PRESETS.values(), ids=PRESETS)
+def test_selftest_has_layers_for_every_preset(config):
+    """compile_bench raises ValueError for a layer that the engine has no room for."""
+    sizes = {layer.size for layer in performance_layers(config) if compile_bench(layer, config)}
+    assert sizes == {16 if config.acc_words > 512 else 8}
 
 
 @pytest.mark.parametrize("args, text", [

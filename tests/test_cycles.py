@@ -1,6 +1,5 @@
 """The cycle model against the RTL: single layers of each kind, whole programs; costs made of it; check and estimate."""
 
-from dataclasses import replace
 import json
 
 import numpy as np
@@ -10,6 +9,7 @@ from typer.testing import CliRunner
 from litediffusion.cores import isa
 from litediffusion.cores.config import PRESETS
 from litediffusion.sw.cli.main import app
+from litediffusion.sw.cli.network import board_engine
 from litediffusion.sw.compiler.tiled_program import TiledProgram
 from litediffusion.sw.cycles import CycleModel
 from litediffusion.sw.devices.rtl import RtlDevice
@@ -17,7 +17,7 @@ from litediffusion.sw.estimate import Events, instructions_of, picture_cost, tar
 from litediffusion.sw.pipeline import upload
 
 SCALE = 1 / 32
-BOARD = replace(PRESETS["ecpix5"], post_lanes=1, trace=False, name="ecpix5_2w1p")      # as boards build it
+ENGINES = {"preset": PRESETS["ecpix5"], "ecpix5": board_engine("ecpix5", "ecpix5"), "colorlight_i9": board_engine("colorlight_i9", "colorlight")}
 NORM = {"gamma": np.ones(64), "beta": np.zeros(64), "groups": 8, "eps": 1e-6, "function": "SILU"}
 
 
@@ -75,14 +75,15 @@ def difference(config, image, base, at, length, instructions, word_cycles=2, **r
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("config", [PRESETS["ecpix5"], BOARD], ids=["4 lanes", "1 lane"])
+@pytest.mark.parametrize("config", ENGINES.values(), ids=ENGINES)
 def test_single_layers(name, config):
     program = TiledProgram(config)
     LAYERS[name](program, program.tensor("x", (64, 16, 16), SCALE, stat=0))
     at, length = program.finish()
     image = program.image.finish()
     instructions = [isa.decode(image[at + 64 * i:at + 64 * (i + 1)].tobytes()) for i in range(length)]
-    assert abs(difference(config, image, 0, at, length, instructions)) < TOLERANCE
+    word_cycles = config.word_bytes // config.dram_bytes        # of the board's memory
+    assert abs(difference(config, image, 0, at, length, instructions, word_cycles)) < TOLERANCE
 
 
 @pytest.mark.parametrize("word_cycles", [2, 5])

@@ -1,13 +1,12 @@
 """Whole programs on the rtl device against the golden machine: every instruction, all queues at once."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from litediffusion.cores import isa
 from litediffusion.cores.config import PRESETS
 from litediffusion.cores.regs import TRACE_FIELDS
+from litediffusion.sw.cli.network import board_engine
 from litediffusion.sw.devices.exercise import REGISTERS, WINDOW_SIZE, make_exercise
 from litediffusion.sw.devices.model import ModelDevice
 from litediffusion.sw.devices.rtl import GUARD_BYTES, RtlDevice
@@ -16,8 +15,8 @@ CONFIG = PRESETS["ecpix5"]
 TRACE = 0xF0000
 
 
-NARROW = replace(CONFIG, post_lanes=1, trace=False, name="narrow")       # as ECP5 boards build it
-SMALL = replace(PRESETS["colorlight"], post_lanes=1, trace=False, lut_multipliers=True, name="small")   # of a 45F: accumulators in one bank
+NARROW = board_engine("ecpix5", "ecpix5")               # POST on one lane, no trace
+SMALL = board_engine("colorlight_i9", "colorlight")     # the same, half an array, accumulators in one bank
 
 
 def devices(stall=0.0, seed=1, config=CONFIG):

@@ -50,7 +50,7 @@ def test_every_target_is_here():
 def test_elaborates(name, tmp_path):
     """Verilog, constraints and script; the analyzer's list where there is an engine."""
     with_engine = name in WITH_ENGINE
-    soc = BOARDS[name](config=board.engine_config(BOARDS[name], "ecpix5"), with_engine=with_engine, with_analyzer=with_engine)
+    soc = BOARDS[name](config=board.engine_config(BOARDS[name], BOARDS[name].PRESET), with_engine=with_engine, with_analyzer=with_engine)
     assert soc.sdram.crossbar.controller.data_width == NATIVE_BITS[name]
     builder = board.BoardBuilder(soc, tmp_path, compile_software=False)
     assert board.build(soc, builder, {}) is None
@@ -115,6 +115,12 @@ def test_option_that_the_soc_fixes(option, capsys):
     with pytest.raises(SystemExit):
         arguments(ECPIX5SoC, option)
     assert f"{option.split('=')[0]}: DiffusionSoC fixes this" in capsys.readouterr().err
+
+
+def test_preset_that_does_not_go_with_the_board(capsys):
+    with pytest.raises(SystemExit):
+        board.run_target(BOARDS["colorlight_i9"], ["--preset", "ecpix5"])
+    assert "--preset ecpix5: gemm_cycles=2 must go with gemm_words=1" in capsys.readouterr().err
 
 
 def executable(path, text):
@@ -223,6 +229,20 @@ def test_paths_between_the_clocks_count(ns, met):
     """The array at twice the system clock: its neighbours have one of its periods, 6.67 ns, which nextpnr does not check."""
     found = report.read_nextpnr(json.dumps(nextpnr_with_double_clock(ns)), 75.0)
     assert found["crossings"] == [{"from": "sys_clk", "to": "array_clk", "ns": ns, "limit_ns": 6.67, "met": met}]
+    assert found["timing_met"] == met and found["limit"].startswith(f"sys_clk to array_clk: {ns:.1f} ns")
+
+
+@pytest.mark.parametrize("phase_ns, ns, met", [(6.6, 9.9, True), (6.7, 9.9, False), (6.6, 10.1, False)])
+def test_registers_of_shared_edges_have_more_time(phase_ns, ns, met):
+    """With nextpnr's detailed report: three quarters of a system period, but the phase's own register has half of it."""
+    sys, array = "posedge $glbnet$sys_clk", "posedge $glbnet$array_clk"
+    endpoint = lambda cell, delay, event: {"cell": cell, "delay": [0.1, delay], "event": event, "port": "DI"}
+    data = nextpnr_with_double_clock(ns) | {"detailed_net_timings": [
+        {"event": sys, "net": "a", "endpoints": [endpoint("core_array_seen_TRELLIS_FF_Q", phase_ns, array), endpoint("b", 13.0, sys)]},
+        {"event": sys, "net": "b", "endpoints": [endpoint("core_array_held0_TRELLIS_FF_Q", ns, array)]},
+        {"event": array, "net": "c", "endpoints": [endpoint("core_array_seen_TRELLIS_FF_Q", 99.0, array)]}]}
+    found = report.read_nextpnr(json.dumps(data), 75.0)
+    assert [(c["ns"], c["limit_ns"]) for c in found["crossings"]] == [(phase_ns, 6.67), (ns, 10.0)]
     assert found["timing_met"] == met and found["limit"].startswith(f"sys_clk to array_clk: {ns:.1f} ns")
 
 

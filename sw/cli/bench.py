@@ -1,6 +1,6 @@
 """bench: the speed figures, by the hardware's cycle counters on the simulated SoC."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import json as jsonlib
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +24,10 @@ class LayerBench:
     part: int
     bits: int
     target: float
+
+    def on(self, size):
+        """The same layer on another number of pixels."""
+        return replace(self, size=size, name=self.name.replace(f"@{self.size}x{self.size}", f"@{size}x{size}"))
 
     @property
     def macs(self):

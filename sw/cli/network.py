@@ -21,9 +21,10 @@ def board_engine(board, preset):
     if board not in BOARD_MEMORY:
         raise ValueError(f"board {board!r}: its memory is not known here; known: {sorted(BOARD_MEMORY)}")
     config = replace(preset_config(preset), **soc_class(board).ENGINE)
-    # One fast array or two slow ones, and whichever multipliers: the same cycles. The name keeps the builds apart.
-    return replace(config, array_clock=1, primitives="", lut_multipliers=False, name=f"{config.name}_{config.gemm_words}w{config.post_lanes}p",
-                   dram_bytes=config.word_bytes // BOARD_MEMORY[board].word_cycles)
+    # One fast array or two slow ones, where a lane takes whole rows of a tile, and whichever multipliers: the same cycles. The
+    # name keeps the builds apart.
+    return replace(config, array_clock=1 if config.tile_passes == 1 else 2, primitives="", lut_multipliers=False,
+                   name=f"{config.name}_{config.gemm_words}w{config.gemm_cycles}c{config.post_lanes}p", dram_bytes=config.word_bytes // BOARD_MEMORY[board].word_cycles)
 
 
 def engines(boards):

@@ -18,6 +18,7 @@ from litediffusion.sw.devices.errors import DeviceFault
 REPORTED_PACKAGES = ("litediffusion", "litex", "litedram", "liteeth", "migen", "numpy")
 MEMORY_BYTES = 1 << 20
 PERFORMANCE_LAYERS = 2      # of the benchmark's: a convolution in W8A8 and W4A8
+FEW_PIXELS = 8              # width of their pictures where the accumulators are too few for more
 
 
 def attempt(part, **row):
@@ -49,6 +50,14 @@ def run_exercise(device, config, seed):
     return {"passed": not wrong, "bytes_compared": size, "bytes_different": wrong}
 
 
+def performance_layers(config):
+    """The benchmark's layers that a device with this configuration runs."""
+    from litediffusion.sw.cli.bench import LAYERS
+
+    layers = LAYERS[:PERFORMANCE_LAYERS]
+    return [layer.on(FEW_PIXELS) if layer.size ** 2 * layer.part > config.acc_words * config.n_lanes else layer for layer in layers]
+
+
 def run_performance(device, config, layer, clock_hz):
     """One layer of the benchmark, its output compared with the model's: cycles, and GMAC/s at the SoC's clock."""
     from litediffusion.sw.cli.bench import run_layer
@@ -62,7 +71,6 @@ def run_performance(device, config, layer, clock_hz):
 
 def examine(device, config, programs, seed, memory, bar):
     """The report's part that comes from the device. Raises ConnectionLost; any other failure is part of the report."""
-    from litediffusion.sw.cli.bench import LAYERS
     from litediffusion.sw.devices.examine import MemoryTest, identity, measured_clock
 
     report, soc = {}, hasattr(device, "submit")
@@ -80,7 +88,7 @@ def examine(device, config, programs, seed, memory, bar):
     clock = report["soc"]["clock_hz"] if soc else None
     bar(0, 1, "performance")
     report["performance"] = [attempt(lambda: run_performance(device, config, layer, clock), name=layer.name)
-                             for layer in LAYERS[:PERFORMANCE_LAYERS]]
+                             for layer in performance_layers(config)]
     bar(1, 1, "done")
     return report
 
