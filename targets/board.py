@@ -17,7 +17,8 @@ from litediffusion.targets.analyzer import CSV as ANALYZER_CSV
 from litediffusion.targets.analyzer import add_analyzer
 from litediffusion.targets.floorplan import place_array
 
-PLACE_AND_ROUTE = "--router router2 --detailed-timing-report"
+# Once the array's multipliers have their places, this placer leaves fewer long paths than the static one.
+PLACE_AND_ROUTE = "--placer heap --router router2 --detailed-timing-report"
 PARALLEL = "--parallel-refine"      # better results, a little different each time; yowasp's build does not have it
 
 # LiteX's options for a SoC that a board leaves open. DiffusionSoC fixes the others: they are refused when given.
@@ -34,7 +35,6 @@ class BoardSoC(DiffusionSoC):
     UART               defaults of SOC_OPTIONS
     PRESET             default engine configuration
     SEED               nextpnr's seed, of a run that met the clock
-    PLACER             nextpnr's placer: "heap" leaves fewer long paths, "static" a tenth less wire, for a chip that is nearly full
     LANES              places of the array's lanes, other than the device's floorplan has them (targets/floorplan.py)
     ENGINE             what the board changes in the preset; programs must not notice (EngineConfig.hash)
 
@@ -46,7 +46,6 @@ class BoardSoC(DiffusionSoC):
     UART = {}
     PRESET = "ecpix5"
     SEED = 1
-    PLACER = "heap"
     LANES = ()
     ENGINE = {}
 
@@ -123,7 +122,7 @@ def build(soc, builder, options):
         return None
     path, tools = os.environ["PATH"], ecp5_tools.Tools(output_dir)
     refinement = f"{PARALLEL} " if tools.knows("nextpnr-ecp5", PARALLEL) else ""
-    soc.platform.toolchain._pnr_opts += f"--placer {soc.PLACER} {PLACE_AND_ROUTE} {refinement}--report {report.NEXTPNR_REPORT} "
+    soc.platform.toolchain._pnr_opts += f"{PLACE_AND_ROUTE} {refinement}--report {report.NEXTPNR_REPORT} "
     os.environ["PATH"] = tools.path(path)
     print(f"synthesis, place and route take ten minutes or more; their log is {output_dir / 'build.log'}", flush=True)
     try:

@@ -21,7 +21,6 @@ class ColorlightI9SoC(BoardSoC):
     MODEL = "i9"
     PLATFORM = colorlight_i5.Platform
     SYS_CLK_FREQ = 50e6
-    PLACER = "static"
     OPTIONS = {
         "revision": ("7.2", ["7.2"], "Board revision."),
         "sdram_rate": ("1:1", ["1:1", "1:2"], "SDRAM clock: the system clock's (1:1) or twice it (1:2)."),

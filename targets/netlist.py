@@ -10,7 +10,8 @@ device counts as well, the others are ignored.
 - nextpnr's placer fills the tiles that it uses, to the last cell, and leaves others empty: 40 % of an 85F while the middle could not
   be routed. Idle cells with places of their own keep every fourth row free, through which nets get around, or every second one.
 - nextpnr has router settings without a command line option, but reads them from the netlist. By default a net may leave
-  its bounding box by three tiles only, and where many nets meet the router never finds the way around.
+  its bounding box by three tiles only, and where many nets meet the router never finds the way around: on the 45F not with
+  12 tiles either.
 """
 
 import argparse
@@ -31,7 +32,7 @@ CELLS_OF_TILE, FIRST, PERIOD = 8, 10, 12
 LOGIC = {"85k": (range(2, 125), [row for row in range(2, 94) if row not in range(FIRST, 94, PERIOD)])}
 FREE_ROWS = ((2, 4, 6, 8, 10), (3, 6, 9))       # after each of those; the first choice that leaves enough of the others
 FULL = 0.66                 # share of the cells in the other rows that the design may take
-SETTINGS = {"router2/bbMargin/x": "12", "router2/bbMargin/y": "12"}      # tiles that a net may leave its bounding box by
+SETTINGS = {"router2/bbMargin/x": "40", "router2/bbMargin/y": "40"}      # tiles that a net may leave its bounding box by
 
 
 def share_address(cell):
