@@ -22,7 +22,6 @@ class ULX3SSoC(BoardSoC):
     DESCRIPTION = "litediffusion on Radiona's ULX3S"
     PLATFORM = radiona_ulx3s.Platform
     SYS_CLK_FREQ = 50e6
-    SEED = 2
     OPTIONS = {
         "device": ("LFE5U-85F", ["LFE5U-45F", "LFE5U-85F"], "ECP5 device."),
         "revision": ("2.0", ["1.7", "2.0"], "Board revision."),
