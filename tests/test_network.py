@@ -6,7 +6,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from litediffusion.cores.config import EngineConfig
+from litediffusion.cores.config import PRESETS, EngineConfig
 from litediffusion.sw import network_cost, picture_time
 from litediffusion.sw.cli import main, network
 from litediffusion.sw.ddpm_unet import LayerShape, layer_table, unet_layers
@@ -123,9 +123,10 @@ def test_table_goes_into_the_readme(tmp_path, capsys):
 
 
 def test_boards_that_are_alike_are_measured_once(tmp_path):
-    found = network.engines({"ecpix5": "ecpix5", "ulx3s": "ecpix5", "colorlight_i9": "ecpix5"})
-    assert sorted(b for boards in found.values() for b in boards) == ["colorlight_i9", "ecpix5", "ulx3s"]
-    assert all(config.hash == EngineConfig().hash for config, _ in found)
+    presets = {"ecpix5": "ecpix5", "ulx3s": "ecpix5", "colorlight_i9": "colorlight", "colorlight_i5": "colorlight"}
+    found = network.engines(presets)
+    assert sorted(found.values()) == [["colorlight_i9", "colorlight_i5"], ["ecpix5"], ["ulx3s"]]
+    assert all(config.hash == PRESETS[presets[board]].hash for (config, _), boards in found.items() for board in boards)
     with pytest.raises(ValueError, match="nowhere.*known"):
         network.engines({"nowhere": "ecpix5"})
     report = tmp_path / "report.json"
