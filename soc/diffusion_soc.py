@@ -61,10 +61,10 @@ class DiffusionSoC(Appliance, SoCCore):
         if eth_phy is not None:
             self.ethphy = eth_phy
             add_network(self, eth_phy, device_ip, device_mac, with_ping)
+            if with_bulk is not False:
+                self.add_bulk(device_ip)
         elif with_bulk:
             raise ValueError("the bulk transfer needs Ethernet: give the SoC an eth_phy, or leave with_bulk out")
-        if eth_phy is not None and with_bulk is not False:
-            self.add_bulk(device_ip)
         self.add_mailbox(lease_cycles or int(mailbox.LEASE_SECONDS * sys_clk_freq))
         if with_engine:
             self.add_engine(config)

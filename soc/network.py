@@ -41,11 +41,12 @@ def add_network(soc, phy, ip_address, mac_address, with_ping=True):
         soc.icmp_buffer = PortBuffer(core.ip.crossbar, icmp_protocol, receive=("valid", "ready"), send=("valid", "ready"))
     soc.etherbone_buffer = PortBuffer(core.udp.crossbar, UDP_PORT, receive=("ready",), send=("valid", "ready"))
     if not getattr(phy, "model", False):
-        constrain_clocks(soc, getattr(phy, "crg", phy), phy)
+        constrain_clocks(soc, phy)
 
 
-def constrain_clocks(soc, clocks, phy):
+def constrain_clocks(soc, phy):
     """Periods of the PHY's clocks, which have no relation to the system clock."""
+    clocks = getattr(phy, "crg", phy)
     receive, transmit = clocks.cd_eth_rx.clk, clocks.cd_eth_tx.clk
     soc.platform.add_period_constraint(receive, 1e9 / phy.rx_clk_freq)
     soc.platform.add_false_path_constraints(soc.crg.cd_sys.clk, receive)

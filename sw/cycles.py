@@ -28,9 +28,9 @@ SAMPLE_LANE, SAMPLE_NOISE = 38, 61                              # cycles a value
 
 def gemm_cycles(config, d):
     """Cycles in which GEMM multiplies: pairs of channel blocks, and single ones, at least as long as their tiles take to load."""
-    pixels, taps = d["noy"] * d["nox"] * config.gemm_cycles, d["nky"] * d["nkx"]
+    cycles, taps = d["noy"] * d["nox"] * config.gemm_cycles, d["nky"] * d["nkx"]
     pairs = d["nkb"] // 2 if config.gemm_words == 2 and d["xk"] % 2 else 0
-    return d["ng"] * taps * (pairs * max(pixels, 2 * config.n_lanes) + (d["nkb"] - 2 * pairs) * max(pixels, config.tile_passes * config.n_lanes))
+    return d["ng"] * taps * (pairs * max(cycles, 2 * config.n_lanes) + (d["nkb"] - 2 * pairs) * max(cycles, config.tile_passes * config.n_lanes))
 
 
 def post_element(config, d):

@@ -47,9 +47,9 @@ def critical_path(entry):
 
 
 def arrivals(data, launch, capture):
-    """{register of one clock: ns after which it has a signal of another clock}, from nextpnr's --detailed-timing-report."""
-    return {e["cell"]: e["delay"][1] for net in data.get("detailed_net_timings", ()) if clock_of(net["event"]) == launch
-            for e in net["endpoints"] if clock_of(e["event"]) == capture}
+    """[(register of one clock, ns after which it has a signal of another clock)], from nextpnr's --detailed-timing-report."""
+    return [(e["cell"], e["delay"][1]) for net in data.get("detailed_net_timings", ()) if clock_of(net["event"]) == launch
+            for e in net["endpoints"] if clock_of(e["event"]) == capture]
 
 
 def array_crossings(found, path, period):
@@ -59,10 +59,10 @@ def array_crossings(found, path, period):
 
     found : arrivals of the two clocks; path : the longest; period : ns of the array's clock
     """
-    phase = {cell: ns for cell, ns in found.items() if PHASE.search(cell)}
+    phase = [ns for cell, ns in found if PHASE.search(cell)]
     if not phase:       # nothing is known of the single registers
         return [path | {"limit_ns": period}]
-    return [path | {"ns": round(max(phase.values()), 2), "limit_ns": period}, path | {"limit_ns": 1.5 * period}]
+    return [path | {"ns": round(max(phase), 2), "limit_ns": period}, path | {"limit_ns": 1.5 * period}]
 
 
 def crossings(data, paths, clocks, pins, sys_clk_mhz):
